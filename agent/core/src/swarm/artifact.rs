@@ -1,0 +1,264 @@
+//! One artifact's swarm, as one agent sees it.
+//!
+//! Owns [`Artifact`]: its members, what each said it has and is taking, and the picker they feed. Main
+//! invariant: a member's copies are in the picker's counters exactly while that member is a source, and its
+//! takings exactly while it is connected, reliable and not silent; both change through `reconsider` only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lunar_common::have_set::HaveSet;
+use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
+use lunar_common::message::BytesBySource;
+use lunar_common::time::Moment;
+
+use super::config::Config;
+use super::duty::Duty;
+use super::input::Word;
+use super::peers::{Class, Link, Peer};
+use super::picker::{Picker, Rules};
+
+/// The number that stands for the manifest where duties are drawn: no chunk has it.
+pub(super) const MANIFEST: u32 = u32::MAX;
+
+/// Where the manifest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ManifestState {
+    /// Nowhere near.
+    Missing,
+    /// Requested.
+    UnderWay,
+    /// Received; the pack is being opened.
+    Received,
+}
+
+/// One member of the swarm, besides oneself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Membership {
+    /// What it says it has; `None` until it says so, which it does once it has the manifest.
+    pub(super) told: Option<HaveSet>,
+    /// It said something since it is connected.
+    pub(super) answered: bool,
+    /// It owes chunks and says nothing.
+    pub(super) silent: bool,
+    /// When it last said something.
+    pub(super) last_said: Moment,
+    taking: BTreeSet<u32>,
+    copies_counted: bool,
+    takings_counted: bool,
+}
+
+/// One artifact's swarm.
+#[derive(Debug, Clone)]
+pub(super) struct Artifact {
+    pub(super) duty: Duty,
+    pub(super) members: BTreeMap<PeerKey, Membership>,
+    /// Members whose copies count, so that choosing a source looks at no others.
+    pub(super) sources: BTreeSet<PeerKey>,
+    pub(super) manifest: ManifestState,
+    /// Most bytes that the manifest has.
+    pub(super) manifest_bytes: u32,
+    pub(super) picker: Option<Picker>,
+    pub(super) wanted_since: Moment,
+    pub(super) settled: bool,
+    pub(super) helping_oneself: bool,
+    pub(super) last_received: Moment,
+    pub(super) received: BytesBySource,
+    pub(super) complete: bool,
+}
+
+impl Artifact {
+    /// An artifact that is wanted from now on.
+    pub(super) fn new(
+        artifact: ArtifactId,
+        me: PeerKey,
+        site: &SiteId,
+        config: &Config,
+        now: Moment,
+    ) -> Self {
+        Self {
+            duty: Duty::new(artifact, me, site.clone(), config.gateways_per_site),
+            members: BTreeMap::new(),
+            sources: BTreeSet::new(),
+            manifest: ManifestState::Missing,
+            manifest_bytes: 0,
+            picker: None,
+            wanted_since: now,
+            settled: false,
+            helping_oneself: false,
+            last_received: now,
+            received: BytesBySource::default(),
+            complete: false,
+        }
+    }
+
+    /// The picker with the rules it needs, once there is one.
+    pub(super) fn picking(&mut self) -> Option<(&mut Picker, Rules<'_>)> {
+        let rules = Rules { duty: &self.duty, settled: self.settled, helping_oneself: self.helping_oneself };
+        self.picker.as_mut().map(|picker| (picker, rules))
+    }
+
+    /// Duties, or the right to use the Earth link, changed.
+    pub(super) fn settle_all(&mut self) {
+        if let Some((picker, rules)) = self.picking() {
+            picker.settle_all(rules);
+        }
+    }
+
+    /// The picker was made: everything that was said before is counted now. Tells which members spoke of
+    /// another number of chunks than there are.
+    pub(super) fn opened(&mut self, picker: Picker, peers: &BTreeMap<PeerKey, Peer>) -> Vec<PeerKey> {
+        let chunks = picker.len();
+        self.picker = Some(picker);
+        self.settle_all();
+        let mut liars = Vec::new();
+        let keys: Vec<PeerKey> = self.members.keys().copied().collect();
+        for key in keys {
+            if let Some(membership) = self.members.get_mut(&key) {
+                membership.taking.retain(|chunk| *chunk < chunks);
+                if membership.told.as_ref().is_some_and(|told| told.chunks() != chunks) {
+                    membership.told = None;
+                    liars.push(key);
+                }
+            }
+            if let Some(peer) = peers.get(&key) {
+                self.reconsider(&key, peer);
+            }
+        }
+        liars
+    }
+
+    /// A peer, or what it said, changed: counts it in or out, and gives or takes its duties.
+    pub(super) fn reconsider(&mut self, key: &PeerKey, peer: &Peer) {
+        let Some(membership) = self.members.get_mut(key) else { return };
+        if peer.link != Link::Connected {
+            membership.answered = false;
+        }
+        let live = peer.class != Class::Earth && !membership.silent && peer.is_reliable();
+        let copies = self.picker.is_some() && peer.is_source() && membership.told.is_some();
+        let takings = self.picker.is_some() && peer.link == Link::Connected && live;
+        let duties_changed =
+            if live { self.duty.add(*key, &peer.site) } else { self.duty.remove(key, &peer.site) };
+        if duties_changed {
+            self.settle_all();
+        }
+        self.count_copies(key, peer.class, copies);
+        self.count_takings(key, peer.class, takings);
+    }
+
+    /// A member goes: nothing of it counts any more.
+    pub(super) fn remove_member(&mut self, key: &PeerKey, peer: &Peer) {
+        self.count_copies(key, peer.class, false);
+        self.count_takings(key, peer.class, false);
+        self.members.remove(key);
+        if self.duty.remove(key, &peer.site) {
+            self.settle_all();
+        }
+    }
+
+    /// What a member said. `false`: it cannot be true.
+    pub(super) fn said(&mut self, key: &PeerKey, peer: &Peer, word: Word, now: Moment) -> bool {
+        let chunks = self.picker.as_ref().map(Picker::len);
+        let membership = self.members.entry(*key).or_default();
+        membership.answered = true;
+        membership.silent = false;
+        membership.last_said = now;
+        let known = chunks.or(membership.told.as_ref().map(HaveSet::chunks));
+        let possible = match &word {
+            Word::Nothing => true,
+            Word::HaveSet(told) => chunks.is_none_or(|chunks| told.chunks() == chunks),
+            Word::Have(chunk) | Word::Taking(chunk) | Word::Left(chunk) => {
+                known.is_none_or(|chunks| *chunk < chunks)
+            }
+        };
+        // Single chunks mean something only after a have-set; before it they are neither kept nor lies.
+        if possible && (known.is_some() || matches!(word, Word::HaveSet(_))) {
+            match word {
+                Word::Nothing => {}
+                Word::HaveSet(told) => {
+                    self.count_copies(key, peer.class, false);
+                    self.count_takings(key, peer.class, false);
+                    let membership = self.members.entry(*key).or_default();
+                    membership.taking.clear();
+                    membership.told = Some(told);
+                }
+                Word::Have(chunk) => {
+                    self.set_taking(key, peer.class, chunk, false);
+                    self.set_copy(key, peer.class, chunk, true);
+                }
+                Word::Taking(chunk) => self.set_taking(key, peer.class, chunk, true),
+                Word::Left(chunk) => self.set_taking(key, peer.class, chunk, false),
+            }
+        }
+        self.reconsider(key, peer);
+        possible
+    }
+
+    /// Whether a member is known to have a chunk, and counts as a source.
+    pub(super) fn offers(&self, key: &PeerKey, chunk: u32) -> bool {
+        let told = self.members.get(key).and_then(|membership| membership.told.as_ref());
+        told.is_some_and(|told| told.contains(chunk))
+    }
+
+    /// A member does not have a chunk after all.
+    pub(super) fn retract(&mut self, key: &PeerKey, class: Class, chunk: u32) {
+        self.set_copy(key, class, chunk, false);
+    }
+
+    fn set_copy(&mut self, key: &PeerKey, class: Class, chunk: u32, has: bool) {
+        let Some(membership) = self.members.get_mut(key) else { return };
+        let counted = membership.copies_counted;
+        let Some(told) = membership.told.as_mut() else { return };
+        let changed = if has { told.insert(chunk) } else { told.remove(chunk) };
+        if changed
+            && counted
+            && let Some((picker, rules)) = self.picking()
+        {
+            picker.copy(chunk, class, if has { 1 } else { -1 }, rules);
+        }
+    }
+
+    fn set_taking(&mut self, key: &PeerKey, class: Class, chunk: u32, taking: bool) {
+        let Some(membership) = self.members.get_mut(key) else { return };
+        let counted = membership.takings_counted;
+        let changed = if taking { membership.taking.insert(chunk) } else { membership.taking.remove(&chunk) };
+        if changed
+            && counted
+            && let Some((picker, rules)) = self.picking()
+        {
+            picker.taking(chunk, class, if taking { 1 } else { -1 }, rules);
+        }
+    }
+
+    fn count_copies(&mut self, key: &PeerKey, class: Class, count: bool) {
+        let Some(membership) = self.members.get_mut(key) else { return };
+        if membership.copies_counted == count {
+            return;
+        }
+        membership.copies_counted = count;
+        let chunks: Vec<u32> = membership.told.iter().flat_map(HaveSet::iter).collect();
+        if count {
+            self.sources.insert(*key);
+        } else {
+            self.sources.remove(key);
+        }
+        if let Some((picker, rules)) = self.picking() {
+            for chunk in chunks {
+                picker.copy(chunk, class, if count { 1 } else { -1 }, rules);
+            }
+        }
+    }
+
+    fn count_takings(&mut self, key: &PeerKey, class: Class, count: bool) {
+        let Some(membership) = self.members.get_mut(key) else { return };
+        if membership.takings_counted == count {
+            return;
+        }
+        membership.takings_counted = count;
+        let chunks: Vec<u32> = membership.taking.iter().copied().collect();
+        if let Some((picker, rules)) = self.picking() {
+            for chunk in chunks {
+                picker.taking(chunk, class, if count { 1 } else { -1 }, rules);
+            }
+        }
+    }
+}

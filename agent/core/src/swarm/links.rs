@@ -1,0 +1,215 @@
+//! Peers coming and going, and whom to connect to.
+//!
+//! Owns what happens to a peer outside of requests. Main invariant: an agent connects to few: some neighbours
+//! and the gateways of its site; a gateway also to the other sites' gateways; and to the origin only when it
+//! has something to fetch from it.
+
+use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
+use lunar_common::time::Moment;
+
+use super::artifact::ManifestState;
+use super::effect::{Effect, Offence};
+use super::input::Word;
+use super::peers::{Class, Link, Peer};
+use super::timers::Timer;
+use super::{PEERS_MAX, Swarm};
+
+impl Swarm {
+    /// A machine and its place are known.
+    pub(super) fn meet(&mut self, key: PeerKey, site: SiteId, origin: bool) {
+        if key == self.me {
+            return;
+        }
+        let class = match (origin, site == self.site) {
+            (true, _) => Class::Earth,
+            (false, true) => Class::Site,
+            (false, false) => Class::Sites,
+        };
+        let moved = self.peers.get(&key).is_some_and(|peer| peer.class != class || peer.site != site);
+        if moved {
+            self.gone(key);
+        }
+        if self.peers.len() < PEERS_MAX {
+            self.peers.entry(key).or_insert_with(|| Peer::new(site, class));
+            self.links_changed = true;
+        }
+    }
+
+    /// A machine takes part in a swarm.
+    pub(super) fn member(&mut self, artifact: ArtifactId, key: PeerKey, now: Moment) {
+        let (Some(state), Some(peer)) = (self.artifacts.get_mut(&artifact), self.peers.get(&key)) else {
+            return;
+        };
+        if peer.class == Class::Earth || state.members.contains_key(&key) {
+            return;
+        }
+        state.members.entry(key).or_default().last_said = now;
+        state.reconsider(&key, peer);
+        self.links_changed = true;
+    }
+
+    /// A machine is out.
+    pub(super) fn gone(&mut self, key: PeerKey) {
+        for request in self.in_flight.of_peer(&key) {
+            self.effects.push_back(Effect::Cancel { request });
+            self.release(request);
+        }
+        self.timers.disarm(Timer::Peer(key));
+        let Some(peer) = self.peers.remove(&key) else { return };
+        for state in self.artifacts.values_mut() {
+            state.remove_member(&key, &peer);
+        }
+        if peer.link != Link::Absent {
+            self.effects.push_back(Effect::Disconnect { peer: key });
+        }
+        self.links_changed = true;
+    }
+
+    pub(super) fn connected(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.link = Link::Connected;
+        peer.resting_until = None;
+        let talks = peer.class != Class::Earth;
+        for (artifact, state) in &mut self.artifacts {
+            state.reconsider(&key, peer);
+            if talks && !state.complete {
+                self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+            }
+        }
+        self.links_changed = true;
+    }
+
+    pub(super) fn connect_failed(&mut self, key: PeerKey, full: bool, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.link == Link::Connected {
+            return; // It connected to us meanwhile.
+        }
+        peer.link = Link::Absent;
+        if full {
+            peer.rest(&key, &self.config, now, now);
+        } else {
+            peer.unreached(&key, &self.config, now);
+        }
+        self.peer_changed(key, now);
+    }
+
+    pub(super) fn disconnected(&mut self, key: PeerKey, now: Moment) {
+        let requests = self.in_flight.of_peer(&key);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.link = Link::Absent;
+        peer.rest(&key, &self.config, now, now);
+        if !requests.is_empty() {
+            peer.failed(&key, &self.config, now);
+        }
+        for request in requests {
+            self.release(request);
+        }
+        self.peer_changed(key, now);
+    }
+
+    pub(super) fn said(&mut self, artifact: ArtifactId, key: PeerKey, word: Word, now: Moment) {
+        let (Some(state), Some(peer)) = (self.artifacts.get_mut(&artifact), self.peers.get(&key)) else {
+            return;
+        };
+        if state.complete || peer.class == Class::Earth {
+            return;
+        }
+        if !state.said(&key, peer, word, now) {
+            self.lied(key, now);
+        }
+    }
+
+    /// A peer was found to have said an untruth.
+    pub(super) fn lied(&mut self, key: PeerKey, now: Moment) {
+        if self.peers.get_mut(&key).is_some_and(|peer| peer.lied(&self.config)) {
+            self.ban(key, Offence::Lied, now);
+        }
+    }
+
+    /// A peer is avoided for a while.
+    pub(super) fn ban(&mut self, key: PeerKey, offence: Offence, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let until = peer.ban(&key, &self.config, now);
+        self.effects.push_back(Effect::Banned { peer: key, offence, until });
+        for request in self.in_flight.of_peer(&key) {
+            self.effects.push_back(Effect::Cancel { request });
+            self.release(request);
+        }
+        self.peer_changed(key, now);
+    }
+
+    /// A peer's link, breaker, rest or ban changed, or may have ended by now.
+    pub(super) fn peer_changed(&mut self, key: PeerKey, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        match peer.refresh(now) {
+            Some(next) => self.timers.arm(Timer::Peer(key), next),
+            None => self.timers.disarm(Timer::Peer(key)),
+        }
+        for state in self.artifacts.values_mut() {
+            state.reconsider(&key, peer);
+        }
+        self.links_changed = true;
+    }
+
+    /// Listens to every connected peer about an artifact.
+    pub(super) fn subscribe_everywhere(&mut self, artifact: ArtifactId) {
+        for (key, peer) in &self.peers {
+            if peer.link == Link::Connected && peer.class != Class::Earth {
+                self.effects.push_back(Effect::Subscribe { artifact, peer: *key });
+            }
+        }
+    }
+
+    /// Connects to those whom the wanted artifacts need.
+    pub(super) fn connect_to_needed(&mut self) {
+        let mut needed: Vec<PeerKey> = Vec::new();
+        if self.needs_earth() {
+            let origins = self.peers.iter().filter(|(_, peer)| peer.class == Class::Earth);
+            needed.extend(origins.map(|(key, _)| *key));
+        }
+        if std::mem::take(&mut self.links_changed) {
+            for state in self.artifacts.values().filter(|state| !state.complete) {
+                let outside = state.duty.is_gateway(&self.me) || state.helping_oneself;
+                let near = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.class == Class::Site);
+                needed.extend(state.duty.gateways().filter(|key| *key != self.me && (outside || near(key))));
+                needed.extend(self.neighbours_lacking(state));
+            }
+        }
+        for key in needed {
+            if let Some(peer) = self.peers.get_mut(&key)
+                && peer.is_connectable()
+            {
+                peer.link = Link::Connecting;
+                self.effects.push_back(Effect::Connect { peer: key });
+            }
+        }
+    }
+
+    /// Whether anything is ours to fetch over the Earth link.
+    fn needs_earth(&self) -> bool {
+        self.artifacts.values().filter(|state| !state.complete).any(|state| match &state.picker {
+            Some(picker) => picker.is_ready(Class::Earth),
+            None => {
+                // Every gateway will have chunks to fetch: connecting while the manifest is on its way saves a
+                // round trip of 2.5 s.
+                let nobody_has_it = state.members.values().all(|membership| membership.told.is_none());
+                let ours = state.duty.is_gateway(&self.me) || state.helping_oneself;
+                state.manifest != ManifestState::Received && state.settled && ours && nobody_has_it
+            }
+        })
+    }
+
+    /// As many neighbours as are lacking to a full set of connections in the site.
+    fn neighbours_lacking(&self, state: &super::Artifact) -> Vec<PeerKey> {
+        let linked = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.link != Link::Absent);
+        let connectable = |key: &PeerKey| self.peers.get(key).is_some_and(Peer::is_connectable);
+        let in_site = self.peers.values().filter(|peer| peer.class == Class::Site);
+        let linked_in_site = in_site.filter(|peer| peer.link != Link::Absent).count();
+        let lacking = self.config.neighbours_max.saturating_sub(linked_in_site);
+        if lacking == 0 {
+            return Vec::new();
+        }
+        let candidates = state.duty.neighbours().into_iter().filter(|key| !linked(key) && connectable(key));
+        candidates.take(lacking).collect()
+    }
+}

@@ -1,0 +1,298 @@
+//! How chunks spread: what to ask for, from whom, when.
+//!
+//! Owns [`Swarm`], the core of all downloads of one agent. Main invariants: a chunk that is held is never asked
+//! for; over the Earth link no chunk is asked for twice at once; a source that lies, drips or breaks is avoided
+//! for longer each time, and tried again some day. Refuses to touch bytes: a frame is verified and written
+//! before the swarm hears of it.
+//!
+//! Sources, in order: same site, other sites, Earth. Two duties keep the thin links idle (see `duty`): each
+//! chunk has one fetcher over the Earth link, among the gateways of all sites, and one importer into each
+//! site, among that site's gateways. A gateway says what it is *taking*, so that a change of membership fetches
+//! nothing twice. One that owes chunks and falls silent is passed over; and when nothing arrives at all, members
+//! help themselves, one after the other.
+
+mod artifact;
+mod config;
+mod duty;
+mod effect;
+mod end_game;
+mod in_flight;
+mod input;
+mod links;
+mod peers;
+mod picker;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use lunar_common::have_set::HaveSet;
+use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
+use lunar_common::message::BytesBySource;
+use lunar_common::time::{Moment, Now};
+
+use artifact::{Artifact, ManifestState};
+use in_flight::InFlight;
+use peers::Peer;
+use picker::Picker;
+use timers::{Timer, Timers};
+
+pub use config::Config;
+pub use effect::{Effect, Offence};
+pub use input::{Input, Item, Outcome, RequestId, Word};
+pub use peers::Class;
+
+/// Most peers that are remembered; a fleet has 10,000 servers.
+const PEERS_MAX: usize = 32_768;
+
+/// Between two looks at who fell silent, and between two looks whether have-sets came.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How far an artifact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Chunks had and in all; `(0, 0)` until the manifest is here.
+    pub chunks: (u32, u32),
+    /// Bytes received, by class of source.
+    pub received: BytesBySource,
+    /// Whether all is here.
+    pub complete: bool,
+}
+
+/// All downloads of one agent.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    config: Config,
+    me: PeerKey,
+    site: SiteId,
+    peers: BTreeMap<PeerKey, Peer>,
+    artifacts: BTreeMap<ArtifactId, Artifact>,
+    in_flight: InFlight,
+    timers: Timers,
+    links_changed: bool,
+    effects: VecDeque<Effect>,
+}
+
+impl Swarm {
+    /// An agent's swarm, with nothing wanted and nobody known.
+    #[must_use]
+    pub fn new(config: Config, me: PeerKey, site: SiteId) -> Self {
+        Self {
+            config,
+            me,
+            site,
+            peers: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+            in_flight: InFlight::default(),
+            timers: Timers::default(),
+            links_changed: false,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes something in. The effects must be drained after it.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        let now = now.moment;
+        match input {
+            Input::Want { artifact, manifest_bytes } => self.want(artifact, manifest_bytes, now),
+            Input::Opened { artifact, frame_bytes, have } => self.opened(artifact, frame_bytes, have, now),
+            Input::Found { artifact, chunks } => self.found(artifact, &chunks),
+            Input::Forget { artifact } => self.forget(artifact),
+            Input::Peer { peer, site, origin } => self.meet(peer, site, origin),
+            Input::Member { artifact, peer } => self.member(artifact, peer, now),
+            Input::PeerGone { peer } => self.gone(peer),
+            Input::Connected { peer } => self.connected(peer),
+            Input::ConnectFailed { peer, full } => self.connect_failed(peer, full, now),
+            Input::Disconnected { peer } => self.disconnected(peer, now),
+            Input::Said { artifact, peer, word } => self.said(artifact, peer, word, now),
+            Input::Answered { request, outcome } => self.answered(request, outcome, now),
+        }
+        self.fill(now);
+    }
+
+    /// The next effect to carry out, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When `handle_timeout` must be called, if nothing is handled before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.first()
+    }
+
+    /// Time passed. The effects must be drained after it.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let now = now.moment;
+        while let Some(timer) = self.timers.due(now) {
+            match timer {
+                Timer::Request(request) => self.timed_out(request, now),
+                Timer::Peer(peer) => self.peer_changed(peer, now),
+                Timer::Settle(artifact) => self.settle(artifact, now),
+                Timer::Silence(artifact) => self.look_for_silent(artifact, now),
+                // `fill` plays the end-game; the timer only wakes it.
+                Timer::EndGame(_) => {}
+                Timer::Stall(artifact) => self.stalled(artifact, now),
+            }
+        }
+        self.fill(now);
+    }
+
+    /// How far an artifact is; `None` if it is not wanted.
+    #[must_use]
+    pub fn progress(&self, artifact: ArtifactId) -> Option<Progress> {
+        let state = self.artifacts.get(&artifact)?;
+        let chunks = state.picker.as_ref().map_or((0, 0), |picker| (picker.had(), picker.len()));
+        Some(Progress { chunks, received: state.received, complete: state.complete })
+    }
+
+    /// What is held of an artifact, once its manifest is here.
+    #[must_use]
+    pub fn have(&self, artifact: ArtifactId) -> Option<&HaveSet> {
+        self.artifacts.get(&artifact)?.picker.as_ref().map(Picker::have)
+    }
+
+    fn want(&mut self, artifact: ArtifactId, manifest_bytes: u64, now: Moment) {
+        if self.artifacts.contains_key(&artifact) {
+            return;
+        }
+        let mut state = Artifact::new(artifact, self.me, &self.site, &self.config, now);
+        state.manifest_bytes = u32::try_from(manifest_bytes).unwrap_or(u32::MAX);
+        self.artifacts.insert(artifact, state);
+        self.timers.arm(Timer::Settle(artifact), now.after(self.config.settle_min));
+        self.timers.arm(Timer::Silence(artifact), now.after(self.config.silence));
+        self.timers.arm(Timer::Stall(artifact), now.after(self.config.stall));
+        self.subscribe_everywhere(artifact);
+        self.links_changed = true;
+    }
+
+    fn opened(&mut self, artifact: ArtifactId, frame_bytes: Vec<u32>, have: HaveSet, now: Moment) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        if state.picker.is_some() {
+            return;
+        }
+        assert_eq!(have.chunks() as usize, frame_bytes.len(), "a pack has as many chunks as its manifest");
+        state.manifest = ManifestState::Received;
+        state.last_received = now;
+        let picker = Picker::new(frame_bytes, have, &[&self.me.0, &artifact.0]);
+        let liars = state.opened(picker, &self.peers);
+        for request in self.in_flight.of_artifact(artifact) {
+            self.cancel(request);
+        }
+        for liar in liars {
+            self.lied(liar, now);
+        }
+        self.complete_if_so(artifact);
+    }
+
+    /// Chunks came without being asked for: content that repeats itself, or that another version had.
+    fn found(&mut self, artifact: ArtifactId, chunks: &[u32]) {
+        for chunk in chunks {
+            for request in self.in_flight.of_item(artifact, Item::Chunk(*chunk)).to_vec() {
+                self.cancel(request);
+            }
+            let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+            let Some((picker, rules)) = state.picking() else { return };
+            if *chunk < picker.len() && !picker.have().contains(*chunk) {
+                let bytes = u64::from(picker.frame_bytes(*chunk));
+                picker.got(*chunk, rules);
+                state.received.local = state.received.local.saturating_add(bytes);
+                self.effects.push_back(Effect::AnnounceHave { artifact, chunk: *chunk });
+            }
+        }
+        self.complete_if_so(artifact);
+    }
+
+    fn forget(&mut self, artifact: ArtifactId) {
+        for request in self.in_flight.of_artifact(artifact) {
+            if let Some(flight) = self.in_flight.remove(request) {
+                self.timers.disarm(Timer::Request(request));
+                self.effects.push_back(Effect::Cancel { request });
+                if let Some(peer) = self.peers.get_mut(&flight.peer) {
+                    peer.in_flight -= 1;
+                }
+            }
+        }
+        if let Some(state) = self.artifacts.remove(&artifact) {
+            self.disarm_all(artifact);
+            if !state.complete {
+                self.effects.push_back(Effect::Unsubscribe { artifact });
+            }
+        }
+    }
+
+    fn complete_if_so(&mut self, artifact: ArtifactId) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        if state.complete || !state.picker.as_ref().is_some_and(Picker::is_complete) {
+            return;
+        }
+        state.complete = true;
+        self.disarm_all(artifact);
+        self.effects.push_back(Effect::Unsubscribe { artifact });
+        self.effects.push_back(Effect::Complete { artifact });
+    }
+
+    fn disarm_all(&mut self, artifact: ArtifactId) {
+        for timer in [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall] {
+            self.timers.disarm(timer(artifact));
+        }
+    }
+
+    /// Have-sets had time to arrive, or are waited for a little longer.
+    fn settle(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        let waiting = state.members.iter().any(|(key, membership)| {
+            !membership.answered && self.peers.get(key).is_some_and(Peer::is_expected_to_answer)
+        });
+        if waiting && now < state.wanted_since.after(self.config.settle_max) {
+            self.timers.arm(Timer::Settle(artifact), now.after(LOOK_AGAIN));
+            return;
+        }
+        state.settled = true;
+        state.settle_all();
+        self.links_changed = true;
+    }
+
+    /// Passes over gateways that owe chunks and say nothing.
+    fn look_for_silent(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        let mean = state.picker.as_ref().map_or(0, Picker::frame_bytes_mean);
+        let patience =
+            self.config.silence + Duration::from_secs(mean / self.config.rate_floor_bytes_s.max(1));
+        let gateways: Vec<PeerKey> = state.duty.gateways().filter(|key| *key != self.me).collect();
+        for key in gateways {
+            let (Some(peer), Some(membership)) = (self.peers.get(&key), state.members.get_mut(&key)) else {
+                continue;
+            };
+            let owes = membership.told.as_ref().is_none_or(|told| !told.is_complete());
+            if owes && !membership.silent && now.since(membership.last_said) >= patience {
+                membership.silent = true;
+                state.reconsider(&key, peer);
+                self.links_changed = true;
+            }
+        }
+        self.timers.arm(Timer::Silence(artifact), now.after(self.config.silence / 4));
+    }
+
+    /// Nothing arrived for long: help oneself for a while, when it is one's turn.
+    fn stalled(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        let turn = self.config.stall.saturating_mul(state.duty.rank().saturating_add(1));
+        let due = state.last_received.after(turn);
+        if state.helping_oneself {
+            state.helping_oneself = false;
+            state.last_received = now;
+            self.timers.arm(Timer::Stall(artifact), now.after(turn));
+        } else if now >= due {
+            state.helping_oneself = true;
+            self.timers.arm(Timer::Stall(artifact), now.after(self.config.stall_relief));
+        } else {
+            self.timers.arm(Timer::Stall(artifact), due);
+        }
+        state.settle_all();
+        self.links_changed = true;
+    }
+}

@@ -1,0 +1,305 @@
+//! Single decisions, with the exact list of effects.
+
+use std::time::Duration;
+
+use lunar_common::have_set::HaveSet;
+use lunar_common::ids::{ArtifactId, PeerKey};
+use lunar_common::time::{Moment, Now, WallTime};
+
+use super::super::*;
+
+const ARTIFACT: ArtifactId = ArtifactId([7; 32]);
+const ME: PeerKey = PeerKey([1; 32]);
+const NEAR: PeerKey = PeerKey([2; 32]);
+const ALSO_NEAR: PeerKey = PeerKey([3; 32]);
+const FAR: PeerKey = PeerKey([4; 32]);
+const ORIGIN: PeerKey = PeerKey([5; 32]);
+
+#[test]
+fn a_wanted_artifact_makes_an_agent_connect_to_the_members_of_its_site() {
+    let mut swarm = swarm();
+
+    let effects = [
+        give(&mut swarm, 0, Input::Want { artifact: ARTIFACT, manifest_bytes: 1024 }),
+        give(&mut swarm, 0, near(NEAR)),
+        give(&mut swarm, 0, Input::Member { artifact: ARTIFACT, peer: NEAR }),
+        give(&mut swarm, 5, Input::Connected { peer: NEAR }),
+    ];
+
+    assert_eq!(effects[0], []);
+    assert_eq!(effects[1], []);
+    assert_eq!(effects[2], [Effect::Connect { peer: NEAR }]);
+    assert_eq!(effects[3], [Effect::Subscribe { artifact: ARTIFACT, peer: NEAR }]);
+}
+
+#[test]
+fn the_manifest_comes_from_the_site_before_any_chunk() {
+    let mut swarm = swarm();
+    give(&mut swarm, 0, Input::Want { artifact: ARTIFACT, manifest_bytes: 1024 });
+    connect(&mut swarm, NEAR, near(NEAR));
+
+    let effects = give(&mut swarm, 10, said(NEAR, Word::HaveSet(HaveSet::full(3))));
+
+    assert_eq!(effects, [fetch(0, Item::Manifest, NEAR)]);
+    let received = give(&mut swarm, 20, good(0));
+    assert_eq!(received, [], "the shell opens the pack first");
+}
+
+#[test]
+fn the_rarest_chunk_is_asked_for_first_and_the_idle_source_is_asked() {
+    let mut swarm = downloading(HaveSet::empty(3));
+    connect(&mut swarm, NEAR, near(NEAR));
+    connect(&mut swarm, ALSO_NEAR, near(ALSO_NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::empty(3))));
+    give(&mut swarm, 1, said(ALSO_NEAR, Word::HaveSet(HaveSet::empty(3))));
+
+    // Nothing can be had yet; then chunk 1 appears at one of them, and is asked for there.
+    let first = give(&mut swarm, 2, said(ALSO_NEAR, Word::Have(1)));
+    // With both having chunk 2, the one with nothing in flight is asked.
+    let second = give(&mut swarm, 3, said(ALSO_NEAR, Word::Have(2)));
+    give(&mut swarm, 3, said(NEAR, Word::Have(2)));
+
+    assert_eq!(first, [fetch(0, Item::Chunk(1), ALSO_NEAR)]);
+    assert_eq!(second, [fetch(1, Item::Chunk(2), ALSO_NEAR)], "the only source that was known");
+    let third = give(&mut swarm, 4, said(NEAR, Word::Have(0)));
+    assert_eq!(third, [fetch(2, Item::Chunk(0), NEAR)]);
+}
+
+#[test]
+fn a_chunk_that_is_held_is_never_asked_for_after_a_restart() {
+    let mut have = HaveSet::empty(3);
+    have.insert(0);
+    have.insert(2);
+    let mut swarm = downloading(have);
+    connect(&mut swarm, NEAR, near(NEAR));
+
+    let effects = give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(3))));
+
+    assert_eq!(effects, [fetch(0, Item::Chunk(1), NEAR)]);
+    let end = give(&mut swarm, 2, good(0));
+    assert_eq!(
+        end,
+        [
+            Effect::AnnounceHave { artifact: ARTIFACT, chunk: 1 },
+            Effect::Unsubscribe { artifact: ARTIFACT },
+            Effect::Complete { artifact: ARTIFACT },
+        ]
+    );
+}
+
+#[test]
+fn no_more_than_eight_requests_are_in_flight_to_peers() {
+    let mut swarm = downloading(HaveSet::empty(100));
+    connect(&mut swarm, NEAR, near(NEAR));
+
+    let effects = give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(100))));
+
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Fetch { .. })).count(), 8);
+    let next = give(&mut swarm, 2, good(0));
+    assert_eq!(next.iter().filter(|effect| matches!(effect, Effect::Fetch { .. })).count(), 1);
+}
+
+#[test]
+fn a_corrupt_frame_bans_its_sender_and_another_source_is_asked() {
+    let mut swarm = downloading(HaveSet::empty(1));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(1))));
+    connect(&mut swarm, ALSO_NEAR, near(ALSO_NEAR));
+    give(&mut swarm, 1, said(ALSO_NEAR, Word::HaveSet(HaveSet::full(1))));
+
+    let effects = give(&mut swarm, 2, Input::Answered { request: RequestId(0), outcome: Outcome::Corrupt });
+
+    let Effect::Banned { peer, offence, until } = effects[0] else { panic!("{effects:?}") };
+    assert_eq!((peer, offence), (NEAR, Offence::Corrupt));
+    assert!(until >= Moment(2 + 60_000) && until <= Moment(2 + 66_000), "{until:?}");
+    assert_eq!(effects[1..], [fetch(1, Item::Chunk(0), ALSO_NEAR)]);
+}
+
+#[test]
+fn a_peer_that_never_has_what_it_announced_is_banned_as_a_liar() {
+    let mut swarm = downloading(HaveSet::empty(8));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(8))));
+    let not_have = |request| Input::Answered { request: RequestId(request), outcome: Outcome::NotHave };
+
+    assert_eq!(give(&mut swarm, 2, not_have(0)), []);
+    assert_eq!(give(&mut swarm, 2, not_have(1)), []);
+    let third = give(&mut swarm, 2, not_have(2));
+
+    assert!(matches!(third[0], Effect::Banned { peer: NEAR, offence: Offence::Lied, .. }), "{third:?}");
+    let cancelled = third.iter().filter(|effect| matches!(effect, Effect::Cancel { .. })).count();
+    assert_eq!(cancelled, 5, "what else was in flight to it is given up");
+}
+
+#[test]
+fn a_source_that_drips_three_times_is_left_alone_and_then_given_one_request() {
+    let mut swarm = downloading(HaveSet::empty(2));
+    connect(&mut swarm, NEAR, near(NEAR));
+    let mut told = HaveSet::empty(2);
+    told.insert(0);
+    assert_eq!(give(&mut swarm, 0, said(NEAR, Word::HaveSet(told))), [fetch(0, Item::Chunk(0), NEAR)]);
+    // Its distance, and its bytes at the rate floor.
+    let patience = 5_000 + CHUNK_BYTES * 1000 / (32 * 1024);
+    let again =
+        |request| [Effect::Cancel { request: RequestId(request) }, fetch(request + 1, Item::Chunk(0), NEAR)];
+
+    assert_eq!(wake(&mut swarm, patience - 1), []);
+    assert_eq!(wake(&mut swarm, patience), again(0));
+    assert_eq!(wake(&mut swarm, 2 * patience), again(1));
+    // The breaker opens, for two seconds and up to a tenth.
+    assert_eq!(wake(&mut swarm, 3 * patience), [Effect::Cancel { request: RequestId(2) }]);
+    assert_eq!(wake(&mut swarm, 3 * patience + 1_999), []);
+    give(&mut swarm, 3 * patience + 1_999, said(NEAR, Word::Have(1)));
+    let one = wake(&mut swarm, 3 * patience + 2_200);
+
+    assert_eq!(one.len(), 1, "half-open lets a single request through: {one:?}");
+    assert!(matches!(one[0], Effect::Fetch { peer: NEAR, .. }));
+}
+
+#[test]
+fn in_the_end_game_a_slow_chunk_is_asked_for_at_one_other_peer_and_the_loser_is_cancelled() {
+    let mut swarm = downloading(HaveSet::empty(1));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(1))));
+    connect(&mut swarm, ALSO_NEAR, near(ALSO_NEAR));
+    give(&mut swarm, 1, said(ALSO_NEAR, Word::HaveSet(HaveSet::full(1))));
+
+    let twice = wake(&mut swarm, 1_001);
+    let thrice = wake(&mut swarm, 3_000);
+    let end = give(&mut swarm, 3_001, good(1));
+
+    assert_eq!(twice, [fetch(1, Item::Chunk(0), ALSO_NEAR)]);
+    assert_eq!(thrice, []);
+    assert_eq!(end[0], Effect::Cancel { request: RequestId(0) });
+    assert!(end.contains(&Effect::Complete { artifact: ARTIFACT }));
+}
+
+#[test]
+fn the_earth_link_is_used_only_after_have_sets_had_time_and_never_twice_for_a_chunk() {
+    let mut swarm = downloading(HaveSet::empty(1));
+    let origin = Input::Peer { peer: ORIGIN, site: "earth".parse().unwrap(), origin: true };
+
+    assert_eq!(give(&mut swarm, 10, origin), []);
+    assert_eq!(wake(&mut swarm, 1_000), [Effect::Connect { peer: ORIGIN }]);
+    let connected = give(&mut swarm, 6_000, Input::Connected { peer: ORIGIN });
+    let later = wake(&mut swarm, 20_000);
+
+    assert_eq!(
+        connected,
+        [fetch(0, Item::Chunk(0), ORIGIN), Effect::AnnounceTaking { artifact: ARTIFACT, chunk: 0 }]
+    );
+    assert_eq!(later, [], "the end-game does not reach the Earth link");
+}
+
+#[test]
+fn what_another_gateway_is_taking_is_left_to_it_until_it_gives_up() {
+    let mut swarm = downloading(HaveSet::empty(2));
+    give(&mut swarm, 0, Input::Peer { peer: ORIGIN, site: "earth".parse().unwrap(), origin: true });
+    connect(&mut swarm, FAR, Input::Peer { peer: FAR, site: "ridge".parse().unwrap(), origin: false });
+    give(&mut swarm, 1, said(FAR, Word::HaveSet(HaveSet::empty(2))));
+    give(&mut swarm, 1, said(FAR, Word::Taking(0)));
+    give(&mut swarm, 1, said(FAR, Word::Taking(1)));
+    let state = swarm.artifacts.get(&ARTIFACT).unwrap();
+    let mine: Vec<u32> = (0..2).filter(|chunk| state.duty.is_earth_fetcher(*chunk)).collect();
+
+    wake(&mut swarm, 1_000);
+    assert_eq!(swarm.in_flight.of_class(Class::Earth), 0);
+    give(&mut swarm, 1_001, said(FAR, Word::Left(0)));
+    give(&mut swarm, 1_001, said(FAR, Word::Left(1)));
+    let effects = give(&mut swarm, 1_002, Input::Connected { peer: ORIGIN });
+
+    let asked: Vec<u32> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Fetch { item: Item::Chunk(chunk), peer: ORIGIN, .. } => Some(*chunk),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, mine);
+}
+
+#[test]
+fn a_busy_peer_is_left_alone_and_then_asked_again() {
+    let mut swarm = downloading(HaveSet::empty(1));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(1))));
+    let busy = Outcome::Busy { retry_after: Duration::from_secs(9) };
+
+    let at_once = give(&mut swarm, 2, Input::Answered { request: RequestId(0), outcome: busy });
+    let later = wake(&mut swarm, 9_002);
+
+    assert_eq!(at_once, []);
+    assert_eq!(later, [fetch(1, Item::Chunk(0), NEAR)]);
+}
+
+#[test]
+fn a_revoked_peer_is_cut_off_and_its_requests_go_elsewhere() {
+    let mut swarm = downloading(HaveSet::empty(1));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(1))));
+    connect(&mut swarm, ALSO_NEAR, near(ALSO_NEAR));
+    give(&mut swarm, 1, said(ALSO_NEAR, Word::HaveSet(HaveSet::full(1))));
+
+    let effects = give(&mut swarm, 2, Input::PeerGone { peer: NEAR });
+
+    assert_eq!(
+        effects,
+        [
+            Effect::Cancel { request: RequestId(0) },
+            Effect::Disconnect { peer: NEAR },
+            fetch(1, Item::Chunk(0), ALSO_NEAR),
+        ]
+    );
+}
+
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+fn swarm() -> Swarm {
+    Swarm::new(Config::default(), ME, "base".parse().unwrap())
+}
+
+/// A swarm with an open pack that holds this much.
+fn downloading(have: HaveSet) -> Swarm {
+    let mut swarm = swarm();
+    give(&mut swarm, 0, Input::Want { artifact: ARTIFACT, manifest_bytes: 1024 });
+    let frame_bytes = vec![u32::try_from(CHUNK_BYTES).unwrap(); have.chunks() as usize];
+    give(&mut swarm, 0, Input::Opened { artifact: ARTIFACT, frame_bytes, have });
+    swarm
+}
+
+/// Makes a peer known, a member and connected. Its effects are drained.
+fn connect(swarm: &mut Swarm, peer: PeerKey, known: Input) {
+    give(swarm, 1, known);
+    give(swarm, 1, Input::Member { artifact: ARTIFACT, peer });
+    give(swarm, 1, Input::Connected { peer });
+}
+
+fn near(peer: PeerKey) -> Input {
+    Input::Peer { peer, site: "base".parse().unwrap(), origin: false }
+}
+
+fn said(peer: PeerKey, word: Word) -> Input {
+    Input::Said { artifact: ARTIFACT, peer, word }
+}
+
+fn good(request: u64) -> Input {
+    Input::Answered { request: RequestId(request), outcome: Outcome::Good { bytes: CHUNK_BYTES } }
+}
+
+fn fetch(request: u64, item: Item, peer: PeerKey) -> Effect {
+    Effect::Fetch { request: RequestId(request), artifact: ARTIFACT, item, peer }
+}
+
+fn at(moment_ms: u64) -> Now {
+    Now { moment: Moment(moment_ms), wall: WallTime(0) }
+}
+
+fn give(swarm: &mut Swarm, moment_ms: u64, input: Input) -> Vec<Effect> {
+    swarm.handle(input, at(moment_ms));
+    std::iter::from_fn(|| swarm.poll_effect()).collect()
+}
+
+fn wake(swarm: &mut Swarm, moment_ms: u64) -> Vec<Effect> {
+    swarm.handle_timeout(at(moment_ms));
+    std::iter::from_fn(|| swarm.poll_effect()).collect()
+}

@@ -1,0 +1,79 @@
+//! Everything a node waits for that only time can bring.
+//!
+//! Owns [`Timer`] and [`Timers`]. Main invariant: each reason to wait has one deadline at most, in one table.
+
+use std::collections::BTreeMap;
+
+use lunar_common::time::Moment;
+
+/// Why a node wants to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// The upgrade's next step: its place in the spread, a retry, the next round of probes.
+    Step,
+    /// Members of the own group that have not answered by now count as not up.
+    Group,
+    /// A held grant that was not used by now is given back.
+    StartBy,
+    /// The applier may have rolled back by itself: ask it.
+    Applier,
+    /// The next report is due, or the last one was not answered.
+    Report,
+    /// A release was not acknowledged: send it again.
+    Release,
+    /// The server's own health is to be seen again.
+    Health,
+}
+
+/// Deadlines by reason.
+#[derive(Debug, Default)]
+pub struct Timers(BTreeMap<Timer, Moment>);
+
+impl Timers {
+    /// Sets or moves a deadline.
+    pub fn set(&mut self, timer: Timer, at: Moment) {
+        self.0.insert(timer, at);
+    }
+
+    /// Brings a deadline forward; never back.
+    pub fn set_sooner(&mut self, timer: Timer, at: Moment) {
+        let entry = self.0.entry(timer).or_insert(at);
+        *entry = at.min(*entry);
+    }
+
+    /// Takes a deadline away.
+    pub fn clear(&mut self, timer: Timer) {
+        self.0.remove(&timer);
+    }
+
+    /// The earliest deadline.
+    #[must_use]
+    pub fn next(&self) -> Option<Moment> {
+        self.0.values().min().copied()
+    }
+
+    /// Takes out one timer that is due, the earliest first.
+    pub fn due(&mut self, now: Moment) -> Option<Timer> {
+        let (timer, _) = self.0.iter().filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
+        let timer = *timer;
+        self.0.remove(&timer);
+        Some(timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_out_once_earliest_first() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Report, Moment(5));
+        timers.set(Timer::Step, Moment(3));
+        timers.set_sooner(Timer::Report, Moment(9));
+        assert_eq!(timers.next(), Some(Moment(3)));
+        assert_eq!(timers.due(Moment(5)), Some(Timer::Step));
+        assert_eq!(timers.due(Moment(5)), Some(Timer::Report));
+        assert_eq!(timers.due(Moment(5)), None);
+    }
+}

@@ -1,0 +1,215 @@
+//! Documents that people sign: their kinds, their envelope, and the smaller ones' contents.
+//!
+//! Owns [`SignedDocument`] (exact bytes and detached SSHSIG signatures) and [`Verified`]. Main invariant: a
+//! `Verified<T>` exists only if the threshold of its role signed the very bytes it was parsed from.
+
+mod parse;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, Sequence, ServerId};
+use crate::time::WallTime;
+use crate::trust::RoleName;
+
+pub use parse::{ContentError, Document, Place, Problem, explain_toml};
+pub(crate) use parse::{check_expiry, check_head, check_text};
+
+/// The kinds of signed documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Who may sign what.
+    TrustRoot,
+    /// Binds a machine's key to its place in the fleet.
+    Enrolment,
+    /// Machines that are out.
+    Revocation,
+    /// A campaign's plan.
+    Plan,
+    /// Stops every start.
+    Halt,
+    /// Ends a halt.
+    Resume,
+    /// Frees a lost lease, or writes a silent server off.
+    Reap,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 7] = [
+        Self::TrustRoot,
+        Self::Enrolment,
+        Self::Revocation,
+        Self::Plan,
+        Self::Halt,
+        Self::Resume,
+        Self::Reap,
+    ];
+
+    /// The role that signs this kind.
+    #[must_use]
+    pub fn role(self) -> RoleName {
+        match self {
+            Self::TrustRoot => RoleName::Root,
+            Self::Enrolment => RoleName::Enroll,
+            Self::Revocation => RoleName::Revoke,
+            Self::Plan => RoleName::Plan,
+            Self::Halt => RoleName::Halt,
+            Self::Resume => RoleName::Resume,
+            Self::Reap => RoleName::Reap,
+        }
+    }
+
+    /// The SSHSIG namespace of this kind; `ssh-keygen -Y sign -n` takes it as it is.
+    #[must_use]
+    pub fn namespace(self) -> &'static str {
+        match self {
+            Self::TrustRoot => "root@lunar-upgrade",
+            Self::Enrolment => "enroll@lunar-upgrade",
+            Self::Revocation => "revoke@lunar-upgrade",
+            Self::Plan => "plan@lunar-upgrade",
+            Self::Halt => "halt@lunar-upgrade",
+            Self::Resume => "resume@lunar-upgrade",
+            Self::Reap => "reap@lunar-upgrade",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::TrustRoot => "trust root",
+            Self::Enrolment => "enrolment",
+            Self::Revocation => "revocation",
+            Self::Plan => "plan",
+            Self::Halt => "halt",
+            Self::Resume => "resume",
+            Self::Reap => "reap",
+        })
+    }
+}
+
+/// A document as it travels: nothing is known of it yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedDocument {
+    /// What it says it is; the signatures' namespace must agree.
+    pub kind: Kind,
+    /// The exact TOML bytes that were signed.
+    pub body: Vec<u8>,
+    /// Armoured SSHSIG signatures, one a signer.
+    pub signatures: Vec<String>,
+}
+
+impl SignedDocument {
+    /// The BLAKE3 of the body: the same whoever signed.
+    #[must_use]
+    pub fn hash(&self) -> DocumentHash {
+        DocumentHash(*blake3::hash(&self.body).as_bytes())
+    }
+}
+
+/// A value whose document carried enough good signatures. Only [`crate::trust`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified<T> {
+    value: T,
+    hash: DocumentHash,
+    signers: BTreeSet<KeyName>,
+    document: Arc<SignedDocument>,
+}
+
+impl<T> Verified<T> {
+    pub(crate) fn new(value: T, signers: BTreeSet<KeyName>, document: Arc<SignedDocument>) -> Self {
+        Self { value, hash: document.hash(), signers, document }
+    }
+
+    /// The hash of the signed bytes.
+    #[must_use]
+    pub fn hash(&self) -> DocumentHash {
+        self.hash
+    }
+
+    /// The names of the keys that signed.
+    #[must_use]
+    pub fn signers(&self) -> &BTreeSet<KeyName> {
+        &self.signers
+    }
+
+    /// The document, to pass on.
+    #[must_use]
+    pub fn document(&self) -> &Arc<SignedDocument> {
+        &self.document
+    }
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Stops every start. Signed under `halt@` by one key. Never expires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halt {
+    /// Always 1.
+    pub format: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The campaign; absent: all of them, now and later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<CampaignId>,
+    /// Order among the halts and resumes of this scope.
+    pub sequence: Sequence,
+    /// When it was made.
+    pub issued: WallTime,
+    /// Why.
+    pub reason: String,
+}
+
+/// Ends the halts of its scope up to its sequence. Signed under `resume@` by the role's threshold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// Always 1.
+    pub format: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The scope, as in the halt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<CampaignId>,
+    /// Higher than the halt's.
+    pub sequence: Sequence,
+    /// When it was made.
+    pub issued: WallTime,
+    /// Past this it resumes nothing: a resume kept back must not end a later halt.
+    pub expires: WallTime,
+    /// Why.
+    pub reason: String,
+}
+
+/// An operator's word that a lost lease, or a silent server, takes no slot any more. Signed under `reap@`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reap {
+    /// Always 1.
+    pub format: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The server.
+    pub server: ServerId,
+    /// Its lost lease. Absent: the server has none, and is written off until it reports again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
+    /// Order among this server's reaps.
+    pub sequence: Sequence,
+    /// When it was made.
+    pub issued: WallTime,
+    /// What a person saw.
+    pub reason: String,
+}

@@ -1,0 +1,23 @@
+//! The vocabulary of the fleet: ids, limits, plans, trust, manifests, leases, health and wire formats.
+//!
+//! Owns every type that two programs must agree on. Main invariant: a value of one of these types is well
+//! formed, because the only ways to make one check it. Refuses to do I/O, read a clock or draw randomness:
+//! the simulator and the programs share this crate to the letter.
+
+pub mod bounds;
+pub mod document;
+pub mod enrolment;
+pub mod have_set;
+pub mod health;
+pub mod ids;
+pub mod lease;
+pub mod limits;
+pub mod manifest;
+pub mod message;
+pub mod order;
+pub mod phase;
+pub mod plan;
+pub mod retry;
+pub mod time;
+pub mod trust;
+pub mod wire;

@@ -1,0 +1,167 @@
+//! Answering peers.
+//!
+//! Owns the serving side of every stream. Main invariants: a peer that passed the gate can make us hold at most
+//! what the limits say; all bytes of frames and manifests pass the shaper; a reader that does not read loses
+//! its place. Refuses to know where chunks lie: a [`ChunkSource`] does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lunar_common::have_set::HaveSet;
+use lunar_common::ids::ArtifactId;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::timeout;
+
+use super::config::PlaneLimits;
+use super::protocol::{
+    ASK_BYTES_MAX, Ask, BUSY, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, read_message, write_message,
+};
+use super::shaper::Shaper;
+
+/// Why a source cannot answer: the machine's trouble, not the asker's.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is served. The methods block: they are called on threads made for that.
+pub trait ChunkSource: Send + Sync + 'static {
+    /// What is here of an artifact; `None` without its manifest. Must not block: it is asked for often.
+    fn have(&self, artifact: ArtifactId) -> Option<HaveSet>;
+
+    /// An artifact's encoded manifest; `None` if it is not here.
+    ///
+    /// # Errors
+    /// The machine's trouble.
+    fn manifest(&self, artifact: ArtifactId) -> Result<Option<Vec<u8>>, SourceError>;
+
+    /// A chunk's frame, verified; `None` if it is not here.
+    ///
+    /// # Errors
+    /// The machine's trouble.
+    fn frame(&self, artifact: ArtifactId, chunk: u32) -> Result<Option<Vec<u8>>, SourceError>;
+}
+
+/// What all connections share.
+pub(super) struct Service {
+    pub(super) source: Arc<dyn ChunkSource>,
+    pub(super) shaper: Option<Shaper>,
+    pub(super) notes: broadcast::Sender<(ArtifactId, Note)>,
+    serving: Semaphore,
+    waiting: Semaphore,
+}
+
+/// Bytes passed to the shaper at once: small beside a frame, so that several are interleaved evenly.
+const SLICE_BYTES: usize = 32 * 1024;
+
+/// How long one slice may wait for its reader. A round trip over Earth and then some.
+const SLICE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an asker may take to say what it wants.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// When a busy server may be asked again.
+const BUSY_RETRY: Duration = Duration::from_secs(2);
+
+/// Notes that a slow listener may be behind before it gets the whole have-set instead.
+const NOTES_BEHIND_MAX: usize = 1024;
+
+impl Service {
+    pub(super) fn new(source: Arc<dyn ChunkSource>, limits: &PlaneLimits) -> Self {
+        Self {
+            source,
+            shaper: limits.rate_bits_s.map(Shaper::new),
+            notes: broadcast::channel(NOTES_BEHIND_MAX).0,
+            serving: Semaphore::new(limits.serving_max),
+            waiting: Semaphore::new(limits.waiting_max),
+        }
+    }
+
+    /// Answers a connection's streams until it is closed.
+    pub(super) async fn serve(self: Arc<Self>, connection: Connection) {
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            let service = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = service.answer(send, receive).await {
+                    tracing::debug!(%error, "a stream of the data plane ended early");
+                }
+            });
+        }
+    }
+
+    async fn answer(&self, mut send: SendStream, mut receive: RecvStream) -> Result<(), SourceError> {
+        let ask = timeout(ASK_TIMEOUT, read_message::<Ask, _>(&mut receive, ASK_BYTES_MAX)).await??;
+        match ask {
+            Ask::Listen(artifact) => self.tell(artifact, &mut send).await,
+            Ask::Manifest(artifact) => {
+                let source = self.source.clone();
+                let manifest = tokio::task::spawn_blocking(move || source.manifest(artifact)).await??;
+                self.send(manifest, &mut send).await
+            }
+            Ask::Chunk(artifact, chunk) => {
+                let Ok(waiting) = self.waiting.try_acquire() else {
+                    send.write_u8(BUSY).await?;
+                    send.write_u32_le(u32::try_from(BUSY_RETRY.as_millis()).unwrap_or(u32::MAX)).await?;
+                    return Ok(());
+                };
+                // An asker that gave up must not be read for, nor be sent to.
+                let place = tokio::select! {
+                    place = self.serving.acquire() => place?,
+                    _ = send.stopped() => return Ok(()),
+                };
+                drop(waiting);
+                let source = self.source.clone();
+                let frame = tokio::task::spawn_blocking(move || source.frame(artifact, chunk)).await??;
+                let sent = self.send(frame, &mut send).await;
+                drop(place);
+                sent
+            }
+        }
+    }
+
+    async fn send(&self, bytes: Option<Vec<u8>>, send: &mut SendStream) -> Result<(), SourceError> {
+        let Some(bytes) = bytes else {
+            send.write_u8(NOT_HAVE).await?;
+            send.finish()?;
+            return Ok(());
+        };
+        send.write_u8(HERE).await?;
+        send.write_u32_le(u32::try_from(bytes.len())?).await?;
+        let mut bytes = Bytes::from(bytes);
+        if let Some(shaper) = &self.shaper {
+            while !bytes.is_empty() {
+                let slice = bytes.split_to(bytes.len().min(SLICE_BYTES));
+                shaper.pass(slice.len()).await;
+                timeout(SLICE_TIMEOUT, send.write_chunk(slice)).await??;
+            }
+        } else {
+            timeout(SLICE_TIMEOUT * 4, send.write_chunk(bytes)).await??;
+        }
+        send.finish()?;
+        Ok(())
+    }
+
+    /// Tells a listener what is here, now and as it changes, until it has heard enough.
+    async fn tell(&self, artifact: ArtifactId, send: &mut SendStream) -> Result<(), SourceError> {
+        // Listening begins before the have-set is taken, so that nothing falls between the two.
+        let mut notes = self.notes.subscribe();
+        // Ahead of all frames: what is rare must be known before it is asked for.
+        send.set_priority(1)?;
+        let all = || self.source.have(artifact).map_or(Note::Nothing, Note::HaveSet);
+        write_message(send, &all(), NOTE_BYTES_MAX).await?;
+        loop {
+            let note = tokio::select! {
+                note = notes.recv() => note,
+                _ = send.stopped() => return Ok(()),
+            };
+            let note = match note {
+                Ok((of, note)) if of == artifact => note,
+                Ok(_) => continue,
+                Err(RecvError::Lagged(_)) => all(),
+                Err(RecvError::Closed) => return Ok(()),
+            };
+            timeout(SLICE_TIMEOUT, write_message(send, &note, NOTE_BYTES_MAX)).await??;
+        }
+    }
+}

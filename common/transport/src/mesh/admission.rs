@@ -1,0 +1,204 @@
+//! The gate on every connection of the mesh, before libp2p sees the connection at all.
+//!
+//! Owns the exchange of [`Greeting`]s on the connection's first stream. Main invariant: the swarm, and so every
+//! protocol of the mesh, only ever gets connections whose other end proved an enrolment in our fleet for the
+//! very key that TLS proved. A stranger makes us read at most [`GREETING_BYTES_MAX`] bytes for at most
+//! [`ADMISSION_TIMEOUT`]; the side that was dialled says nothing at all until it has admitted the dialler.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::AsyncWriteExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::muxing::StreamMuxer;
+use libp2p::{PeerId, quic};
+use lunar_common::wire::{self, Signed, WireError};
+use serde::{Deserialize, Serialize};
+
+use super::codec::{read_frame, write_frame};
+use super::record::{RECORD_BYTES_MAX, SignedRecord};
+use crate::gate::{Admitted, Gate, GateError, HELLO_BYTES_MAX, judge, peer_key};
+
+/// Largest encoded greeting.
+pub(crate) const GREETING_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORD_BYTES_MAX + 64;
+
+/// Longest wait for the other side's greeting: over the Earth link it takes one to two round trips of 2.5 s.
+pub(crate) const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The first thing said on every connection, by both sides.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Greeting {
+    /// An encoded [`crate::gate::Hello`].
+    pub(super) hello: Vec<u8>,
+    /// The sender's signed [`super::record::PeerRecord`]. Absent until it listens somewhere.
+    pub(super) record: Option<Signed>,
+}
+
+/// A machine that passed the gate.
+#[derive(Debug, Clone)]
+pub(crate) struct Passed {
+    pub(crate) admitted: Admitted,
+    pub(crate) record: Option<SignedRecord>,
+}
+
+/// Why a connection was dropped before anything was spoken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmissionError {
+    #[error("the other side's key is not an ed25519 key")]
+    Key,
+    #[error("the connection ended before the other side's greeting: it may refuse this machine's enrolment")]
+    Read(#[source] io::Error),
+    #[error("the greeting could not be sent")]
+    Write(#[source] io::Error),
+    #[error("the connection ended before its first stream")]
+    Stream(#[source] quic::Error),
+    #[error("no greeting in time")]
+    TimedOut,
+    #[error("the other side's greeting is malformed")]
+    Malformed(#[source] WireError),
+    #[error("the other side's record is malformed, or somebody else's")]
+    Record,
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error("our own greeting cannot be encoded")]
+    Own(#[source] WireError),
+}
+
+/// What the gate shares with the mesh's task: our own record going in, machines that passed coming out.
+pub(crate) struct Reception {
+    gate: Arc<dyn Gate>,
+    state: Mutex<ReceptionState>,
+}
+
+#[derive(Default)]
+struct ReceptionState {
+    own_record: Option<Signed>,
+    passed: BTreeMap<PeerId, Passed>,
+}
+
+impl Reception {
+    pub(crate) fn new(gate: Arc<dyn Gate>) -> Self {
+        Self { gate, state: Mutex::default() }
+    }
+
+    pub(crate) fn gate(&self) -> &dyn Gate {
+        &*self.gate
+    }
+
+    /// What later greetings carry.
+    pub(crate) fn set_own_record(&self, record: Signed) {
+        self.state().own_record = Some(record);
+    }
+
+    /// Who a connected machine is.
+    pub(crate) fn passed(&self, peer: &PeerId) -> Option<Passed> {
+        self.state().passed.get(peer).cloned()
+    }
+
+    /// Forgets machines that are neither connected nor about to be.
+    pub(crate) fn forget(&self, peer: &PeerId) {
+        self.state().passed.remove(peer);
+    }
+
+    /// How many machines are remembered, and a chance to drop those that are not connected: a connection can
+    /// be aborted between passing the gate and reaching the swarm, which reports nothing then.
+    pub(crate) fn retain_above(&self, count: usize, mut connected: impl FnMut(&PeerId) -> bool) {
+        let mut state = self.state();
+        if state.passed.len() > count {
+            state.passed.retain(|peer, _| connected(peer));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, ReceptionState> {
+        // The state is a plain map, whole after every statement: a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the exchange on a fresh connection; drops the connection unless the other side is admitted.
+    pub(crate) async fn receive(
+        self: Arc<Self>,
+        (peer, connection): (PeerId, quic::Connection),
+        point: ConnectedPoint,
+    ) -> Result<(PeerId, quic::Connection), AdmissionError> {
+        let exchange = self.exchange(peer, connection, point.is_dialer());
+        let result = match tokio::time::timeout(ADMISSION_TIMEOUT, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(AdmissionError::TimedOut),
+        };
+        let address = point.get_remote_address();
+        match result {
+            Ok((connection, passed)) => {
+                tracing::trace!(peer = %passed.admitted.enrolment.server, %address, "admitted to the mesh");
+                self.state().passed.insert(peer, passed);
+                Ok((peer, connection))
+            }
+            Err(error) => {
+                tracing::debug!(
+                    %peer, %address, reason = %WithCauses(&error), "connection dropped at the gate"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        peer: PeerId,
+        mut connection: quic::Connection,
+        dialled: bool,
+    ) -> Result<(quic::Connection, Passed), AdmissionError> {
+        let proved = peer_key(&peer).ok_or(AdmissionError::Key)?;
+        let mut stream = if dialled {
+            poll_fn(|cx| Pin::new(&mut connection).poll_outbound(cx)).await
+        } else {
+            poll_fn(|cx| Pin::new(&mut connection).poll_inbound(cx)).await
+        }
+        .map_err(AdmissionError::Stream)?;
+
+        if dialled {
+            self.say_hello(&mut stream).await?;
+        }
+        let bytes = read_frame(&mut stream, GREETING_BYTES_MAX).await.map_err(AdmissionError::Read)?;
+        let greeting: Greeting =
+            wire::decode(&bytes, GREETING_BYTES_MAX).map_err(AdmissionError::Malformed)?;
+        let admitted = judge(self.gate(), proved, &greeting.hello)?;
+        let record = match greeting.record {
+            Some(signed) => {
+                let opened = SignedRecord::open(signed).ok_or(AdmissionError::Record)?;
+                (opened.peer == proved).then_some(Some(opened)).ok_or(AdmissionError::Record)?
+            }
+            None => None,
+        };
+        if !dialled {
+            self.say_hello(&mut stream).await?;
+        }
+        Ok((connection, Passed { admitted, record }))
+    }
+
+    async fn say_hello(&self, stream: &mut quic::Stream) -> Result<(), AdmissionError> {
+        let hello = self.gate.hello().encode().map_err(AdmissionError::Own)?;
+        let greeting = Greeting { hello, record: self.state().own_record.clone() };
+        let bytes = wire::encode(&greeting, GREETING_BYTES_MAX).map_err(AdmissionError::Own)?;
+        write_frame(stream, &bytes).await.map_err(AdmissionError::Write)?;
+        stream.flush().await.map_err(AdmissionError::Write)
+    }
+}
+
+/// An error with its causes, for one log line.
+pub(crate) struct WithCauses<'a>(pub(crate) &'a (dyn std::error::Error + 'a));
+
+impl std::fmt::Display for WithCauses<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,356 @@
+//! What a coordinator remembers over its lives: the fold of the log.
+//!
+//! Owns [`State`]. Main invariant: it changes in [`State::apply`] and nowhere else, and what an event does
+//! depends on the event and on the events before it only: neither on a clock nor on who is connected.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lunar_common::enrolment::Role;
+use lunar_common::ids::{
+    Attempt, CampaignId, DocumentHash, Epoch, Fence, LeaseId, PeerKey, Sequence, ServerId,
+};
+use lunar_common::lease::{LeaseOutcome, LeaseState};
+use lunar_common::phase::Phase;
+use lunar_common::plan::LeaseTerms;
+use lunar_common::time::millis;
+
+use crate::event::{EventBody, Evidence, Member, Task, Terms};
+use crate::ledger::lease::Lease;
+use crate::view::OutcomeCounts;
+
+/// The durable state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) epoch: Epoch,
+    /// The highest fence that may have been granted, in any life.
+    pub(crate) fence: Fence,
+    /// The log was found to be older than what was once granted, and not everyone has reported since.
+    pub(crate) restored: bool,
+    pub(crate) servers: BTreeMap<ServerId, Server>,
+    pub(crate) keys: BTreeMap<PeerKey, ServerId>,
+    pub(crate) campaigns: BTreeMap<CampaignId, Campaign>,
+    /// Halts in force by scope; `None`: every campaign.
+    pub(crate) halts: BTreeMap<Option<CampaignId>, Halted>,
+    /// The highest sequence resumed, by scope.
+    pub(crate) resumed: BTreeMap<Option<CampaignId>, Sequence>,
+    /// Leases that take a slot: a server holds at most one.
+    pub(crate) leases: BTreeMap<ServerId, Lease>,
+    /// How many of them each campaign has.
+    pub(crate) live: BTreeMap<CampaignId, usize>,
+    /// The place of the next claim in the queue.
+    pub(crate) places_next: u64,
+}
+
+/// A halt in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Halted {
+    pub(crate) sequence: Sequence,
+    pub(crate) reason: String,
+}
+
+/// A campaign and its plan in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Campaign {
+    pub(crate) terms: Arc<Terms>,
+    pub(crate) outcomes: OutcomeCounts,
+}
+
+/// A server that is or was a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) member: Arc<Member>,
+    pub(crate) revoked: bool,
+    pub(crate) written_off: bool,
+    /// Highest fence of a lease that is over by the server's own word: a word that it is held is old news.
+    pub(crate) closed: Fence,
+    /// Highest fence of a lease that an operator reaped.
+    pub(crate) reaped: Fence,
+    /// The lease last found to be over by a report, whose release may still come.
+    pub(crate) unexplained: Option<LeaseId>,
+    pub(crate) reap_seen: Sequence,
+    /// The highest index of its transitions that is in the log.
+    pub(crate) transitions_kept: Option<u64>,
+    pub(crate) progress: BTreeMap<CampaignId, Progress>,
+}
+
+/// A server in one campaign, as far as the log tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Its last journaled phase.
+    pub(crate) phase: Option<Phase>,
+    /// Its place in the queue.
+    pub(crate) queued: Option<Queued>,
+    /// Its attempts by one plan.
+    pub(crate) attempts: Option<Attempts>,
+}
+
+/// A claim's place in the queue. Outlives a restart; the claim itself must be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) task: Task,
+    pub(crate) place: u64,
+}
+
+/// A server's attempts by one plan. Another plan starts anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attempts {
+    pub(crate) plan: DocumentHash,
+    /// The highest claimed.
+    pub(crate) highest: Attempt,
+    /// The highest whose lease was released.
+    pub(crate) over: Option<Attempt>,
+    /// How many went down and came back on the old version.
+    pub(crate) failures: u32,
+}
+
+impl Server {
+    /// Whether it counts when it is silent or unwell.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.member.role == Role::Agent && !self.revoked
+    }
+}
+
+impl State {
+    /// The server that a key belongs to, if it is a member now.
+    pub(crate) fn member(&self, key: &PeerKey) -> Option<&Server> {
+        self.keys.get(key).and_then(|server| self.servers.get(server)).filter(|server| !server.revoked)
+    }
+
+    /// The halt that stops a campaign: its own, or the one for all.
+    pub(crate) fn halt(&self, campaign: &CampaignId) -> Option<(Option<CampaignId>, &Halted)> {
+        let own = Some(campaign.clone());
+        self.halts
+            .get(&None)
+            .map(|halt| (None, halt))
+            .or_else(|| self.halts.get(&own).map(|halt| (own, halt)))
+    }
+
+    /// Folds one event in. Panics on an event that no coordinator could have written after those before it:
+    /// such a log is damaged, and going on would be a guess.
+    pub(crate) fn apply(&mut self, event: &EventBody) {
+        match event {
+            EventBody::CoordinatorStarted { epoch } => {
+                assert!(*epoch > self.epoch, "lives are numbered upwards");
+                self.epoch = *epoch;
+            }
+            EventBody::StateRestored { evidence: _, epoch, fence } => {
+                assert!(*epoch > self.epoch && *fence >= self.fence, "a restore jumps forward");
+                self.epoch = *epoch;
+                self.fence = *fence;
+                self.restored = true;
+            }
+            EventBody::Recovered { epoch: _ } => self.restored = false,
+            EventBody::ServerEnrolled { member } => self.enrol(member),
+            EventBody::ServerRevoked { server, key: _ } => {
+                let record = self.server_mut(server);
+                record.revoked = true;
+                record.progress.values_mut().for_each(|progress| progress.queued = None);
+            }
+            EventBody::PlanAccepted { terms, signers: _ } => self.accept(terms),
+            EventBody::Halted { campaign, sequence, reason, signers: _ } => {
+                self.halts.insert(campaign.clone(), Halted { sequence: *sequence, reason: reason.clone() });
+            }
+            EventBody::Resumed { campaign, sequence, reason: _, signers: _ } => {
+                let floor = self.resumed.entry(campaign.clone()).or_default();
+                *floor = (*floor).max(*sequence);
+                let floor = *floor;
+                self.halts.retain(|scope, halt| scope != campaign || halt.sequence > floor);
+            }
+            EventBody::Queued { server, task } => self.queue(server, task),
+            EventBody::Granted(granted) => {
+                assert!(granted.fence > self.fence, "fences are numbered upwards");
+                assert_eq!(granted.epoch, self.epoch, "a life grants in its own epoch");
+                self.fence = granted.fence;
+                self.progress_mut(&granted.server, &granted.task.campaign).queued = None;
+                self.hold(&granted.server, Lease::granted(granted));
+            }
+            EventBody::Started { server, lease } => self.lease_mut(server, *lease).start(),
+            EventBody::Released { server, lease, fence, task, evidence } => {
+                self.release(server, *lease, *fence, task.as_ref(), evidence);
+            }
+            EventBody::Lost { server, lease, was } => self.lease_mut(server, *lease).lose(*was),
+            EventBody::Found { server, lease, started } => self.lease_mut(server, *lease).find(*started),
+            EventBody::Adopted { server, lease, epoch, fence, started, task } => {
+                self.fence = self.fence.max(*fence);
+                let (start_within_ms, down_max_ms) = self.deadlines(task.as_ref());
+                let adopted = Lease {
+                    id: *lease,
+                    epoch: *epoch,
+                    fence: *fence,
+                    task: task.clone(),
+                    nonce: None,
+                    state: if *started { LeaseState::Active } else { LeaseState::Granted },
+                    started: *started,
+                    start_within_ms,
+                    down_max_ms,
+                };
+                self.hold(server, adopted);
+            }
+            EventBody::Reaped { server, lease, sequence, reason: _, signers: _ } => {
+                let reaped = self.lease_mut(server, *lease);
+                assert_eq!(reaped.state, LeaseState::Lost, "only a lost lease is reaped");
+                let fence = reaped.fence;
+                self.drop_lease(server);
+                let record = self.server_mut(server);
+                record.reaped = record.reaped.max(fence);
+                record.reap_seen = *sequence;
+                record.written_off = true;
+            }
+            EventBody::WrittenOff { server, sequence, reason: _, signers: _ } => {
+                let record = self.server_mut(server);
+                record.reap_seen = *sequence;
+                record.written_off = true;
+            }
+            EventBody::ReapSpent { server, sequence, why: _ } => {
+                self.server_mut(server).reap_seen = *sequence;
+            }
+            EventBody::Returned { server } => self.server_mut(server).written_off = false,
+            EventBody::Transition { server, transition } => {
+                self.server_mut(server).transitions_kept = Some(transition.index);
+                // A campaign that is not known here gets no record: a server could name any number of them.
+                if self.campaigns.contains_key(&transition.campaign) {
+                    self.progress_mut(server, &transition.campaign).phase = Some(transition.to);
+                }
+            }
+        }
+    }
+
+    fn enrol(&mut self, member: &Member) {
+        let member = Arc::new(member.clone());
+        match self.servers.get_mut(&member.server) {
+            Some(record) => {
+                if record.member.key != member.key {
+                    // Another key is another machine in the same place: it counts its transitions anew.
+                    self.keys.remove(&record.member.key);
+                    record.transitions_kept = None;
+                }
+                record.member = Arc::clone(&member);
+                record.revoked = false;
+            }
+            None => {
+                let record = Server {
+                    member: Arc::clone(&member),
+                    revoked: false,
+                    written_off: false,
+                    closed: Fence::default(),
+                    reaped: Fence::default(),
+                    unexplained: None,
+                    reap_seen: Sequence::default(),
+                    transitions_kept: None,
+                    progress: BTreeMap::new(),
+                };
+                self.servers.insert(member.server.clone(), record);
+            }
+        }
+        self.keys.insert(member.key, member.server.clone());
+    }
+
+    fn accept(&mut self, terms: &Terms) {
+        let terms = Arc::new(terms.clone());
+        match self.campaigns.get_mut(&terms.campaign) {
+            Some(campaign) => {
+                assert_ne!(terms.plan, campaign.terms.plan, "a plan is accepted once");
+                campaign.terms = terms;
+            }
+            None => {
+                let campaign = Campaign { terms: Arc::clone(&terms), outcomes: OutcomeCounts::default() };
+                self.campaigns.insert(terms.campaign.clone(), campaign);
+            }
+        }
+    }
+
+    /// A new attempt goes to the end; the same attempt, or any by a newer plan, keeps its place.
+    fn queue(&mut self, server: &ServerId, task: &Task) {
+        let next = self.places_next;
+        let progress = self.progress_mut(server, &task.campaign);
+        let place = match &progress.queued {
+            Some(queued) if queued.task == *task || queued.task.plan != task.plan => queued.place,
+            Some(_) | None => next,
+        };
+        progress.queued = Some(Queued { task: task.clone(), place });
+        let attempts = attempts_by(progress, task);
+        attempts.highest = attempts.highest.max(task.attempt);
+        self.places_next = next.max(place + 1);
+    }
+
+    fn release(
+        &mut self,
+        server: &ServerId,
+        lease: LeaseId,
+        fence: Fence,
+        task: Option<&Task>,
+        evidence: &Evidence,
+    ) {
+        if self.leases.get(server).is_some_and(|held| held.id == lease && held.fence == fence) {
+            self.drop_lease(server);
+        }
+        let record = self.server_mut(server);
+        record.closed = record.closed.max(fence);
+        record.unexplained = match evidence {
+            Evidence::Report => Some(lease),
+            Evidence::Release { .. } | Evidence::NewerPlan => None,
+        };
+        let (Some(task), Evidence::Release { outcome, down_ms: _ }) = (task, evidence) else { return };
+        let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
+        campaign.outcomes.add(outcome);
+        let attempts = attempts_by(self.progress_mut(server, &task.campaign), task);
+        attempts.highest = attempts.highest.max(task.attempt);
+        attempts.over = attempts.over.max(Some(task.attempt));
+        match outcome {
+            LeaseOutcome::RolledBack { .. } => attempts.failures += 1,
+            LeaseOutcome::Completed | LeaseOutcome::NeverStarted { .. } => {}
+        }
+    }
+
+    fn hold(&mut self, server: &ServerId, lease: Lease) {
+        assert!(!self.leases.contains_key(server), "a server holds one lease");
+        if let Some(task) = &lease.task {
+            *self.live.entry(task.campaign.clone()).or_default() += 1;
+        }
+        self.leases.insert(server.clone(), lease);
+    }
+
+    fn drop_lease(&mut self, server: &ServerId) {
+        let Some(task) = self.leases.remove(server).and_then(|lease| lease.task) else { return };
+        let live = self.live.get_mut(&task.campaign).expect("a campaign with a lease is counted");
+        *live -= 1;
+        if *live == 0 {
+            self.live.remove(&task.campaign);
+        }
+    }
+
+    /// How long a lease of this task may take; the vocabulary's defaults where the plan is not known.
+    fn deadlines(&self, task: Option<&Task>) -> (u64, u64) {
+        match task.and_then(|task| self.campaigns.get(&task.campaign)) {
+            Some(campaign) => (campaign.terms.start_within_ms, campaign.terms.down_max_ms),
+            None => {
+                let terms = LeaseTerms::default();
+                (millis(terms.start_within()), millis(terms.down_max()))
+            }
+        }
+    }
+
+    fn lease_mut(&mut self, server: &ServerId, lease: LeaseId) -> &mut Lease {
+        let held = self.leases.get_mut(server).expect("the log names a server that holds a lease");
+        assert_eq!(held.id, lease, "the log names the lease that is held");
+        held
+    }
+
+    fn server_mut(&mut self, server: &ServerId) -> &mut Server {
+        self.servers.get_mut(server).expect("the log names a server that was enrolled")
+    }
+
+    fn progress_mut(&mut self, server: &ServerId, campaign: &CampaignId) -> &mut Progress {
+        self.server_mut(server).progress.entry(campaign.clone()).or_default()
+    }
+}
+
+/// The attempts by a task's plan; those by an older one are forgotten.
+fn attempts_by<'a>(progress: &'a mut Progress, task: &Task) -> &'a mut Attempts {
+    let fresh = || Attempts { plan: task.plan, highest: task.attempt, over: None, failures: 0 };
+    if progress.attempts.as_ref().is_some_and(|attempts| attempts.plan != task.plan) {
+        progress.attempts = None;
+    }
+    progress.attempts.get_or_insert_with(fresh)
+}

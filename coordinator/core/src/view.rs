@@ -1,0 +1,173 @@
+//! What can be asked of a coordinator without changing it.
+//!
+//! Owns the answers' types, in the words that the API and the command line print. Main invariant: answers are
+//! taken from the state that decides, never from a copy kept beside it.
+
+use std::collections::BTreeMap;
+
+use lunar_common::health::Verdict;
+use lunar_common::ids::{
+    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, Sequence, ServerId,
+};
+use lunar_common::lease::{Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason};
+use lunar_common::message::{BytesBySource, CampaignStatus};
+use lunar_common::phase::Phase;
+use lunar_common::time::WallTime;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{LimitTable, Member};
+
+/// The coordinator in one look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its life.
+    pub epoch: Epoch,
+    /// The last fence granted.
+    pub fence: Fence,
+    /// Whether its log was found to be older than what it once granted.
+    pub restored: bool,
+    /// Servers enrolled.
+    pub servers: usize,
+    /// Servers not heard from in this life, and not written off.
+    pub unheard: usize,
+    /// Claims that wait.
+    pub waiting: usize,
+    /// Leases granted, active and lost.
+    pub leases: usize,
+    /// Halts in force.
+    pub halts: Vec<HaltView>,
+}
+
+/// A halt in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaltView {
+    /// The campaign; `None`: all.
+    pub campaign: Option<CampaignId>,
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// Why.
+    pub reason: String,
+}
+
+/// One lease that takes a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Whose.
+    pub server: ServerId,
+    /// For which campaign, if known.
+    pub campaign: Option<CampaignId>,
+    /// On which attempt, if known.
+    pub attempt: Option<Attempt>,
+    /// Its state.
+    pub state: LeaseState,
+    /// Whether its holder said that it started.
+    pub started: bool,
+    /// The life that granted it.
+    pub epoch: Epoch,
+    /// Its order among all grants.
+    pub fence: Fence,
+    /// Milliseconds in this state, in this life of the coordinator.
+    pub for_ms: u64,
+    /// Milliseconds until it is LOST without news; `None` if it is LOST.
+    pub lost_in_ms: Option<u64>,
+}
+
+/// One campaign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CampaignView {
+    /// Its id.
+    pub campaign: CampaignId,
+    /// The generation in force.
+    pub generation: Generation,
+    /// Its plan's hash.
+    pub plan: DocumentHash,
+    /// Past this nothing new starts.
+    pub expires: WallTime,
+    /// The halt that stops it, if any.
+    pub halted: Option<HaltView>,
+    /// Servers selected.
+    pub selected: usize,
+    /// Of those, how many are in each phase, by their own last word. Those never heard of are in none.
+    pub phases: BTreeMap<Phase, usize>,
+    /// Claims that wait.
+    pub waiting: usize,
+    /// Leases that take a slot for it.
+    pub leases: usize,
+    /// Completed, rolled back and never started, by releases in the log.
+    pub outcomes: OutcomeCounts,
+    /// Bytes received, by source, over all servers heard in this life.
+    pub received: BytesBySource,
+    /// The limits as signed.
+    pub limits: LimitTable,
+}
+
+/// Releases by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeCounts {
+    /// On the new version.
+    pub completed: u64,
+    /// Back on the old one.
+    pub rolled_back: u64,
+    /// Never went down.
+    pub never_started: u64,
+}
+
+impl OutcomeCounts {
+    /// Counts one more.
+    pub fn add(&mut self, outcome: &LeaseOutcome) {
+        match outcome {
+            LeaseOutcome::Completed => self.completed += 1,
+            LeaseOutcome::RolledBack { .. } => self.rolled_back += 1,
+            LeaseOutcome::NeverStarted { .. } => self.never_started += 1,
+        }
+    }
+}
+
+/// One limit, and who takes its slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitView {
+    /// What it counts over.
+    pub scope: LimitScope,
+    /// The limit; `None`: the plan sets none.
+    pub limit: Option<u32>,
+    /// Slots taken.
+    pub taken: u32,
+    /// By whom (the first few).
+    pub holders: Vec<Holder>,
+}
+
+/// One server, as far as the coordinator knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its place in the fleet.
+    pub member: Member,
+    /// Whether it is out.
+    pub revoked: bool,
+    /// Whether an operator wrote it off.
+    pub written_off: bool,
+    /// Milliseconds since it was last heard; `None`: not in this life.
+    pub silent_ms: Option<u64>,
+    /// Its last verdict on itself in this life.
+    pub verdict: Option<Verdict>,
+    /// Why it takes a slot, if it does.
+    pub occupancy: Option<Occupancy>,
+    /// Its lease, if it has one.
+    pub lease: Option<LeaseView>,
+    /// Its last word on each campaign in this life.
+    pub campaigns: Vec<CampaignStatus>,
+    /// Its last journaled phase in each campaign, from the log.
+    pub phases: BTreeMap<CampaignId, Phase>,
+}
+
+/// Why a server is not upgrading now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// In which campaign; `None`: in any.
+    pub campaign: Option<CampaignId>,
+    /// The one reason that binds.
+    pub reason: WaitReason,
+    /// The same for a person, in a sentence that says what would change it.
+    pub text: String,
+}

@@ -1,0 +1,85 @@
+//! What the API says and is told, in JSON: shared by the server and the command line's client.
+//!
+//! Owns the bodies that are not the core's own views (`lunar_coordinator_core::view`). Main invariant: both
+//! sides use these very types, so that they cannot disagree.
+
+use lunar_common::document::{Kind, SignedDocument};
+use lunar_common::ids::{DocumentHash, LogIndex, RecordHash};
+use lunar_common::time::WallTime;
+use lunar_coordinator_core::event::EventBody;
+use serde::{Deserialize, Serialize};
+
+/// One record of the event log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its place.
+    pub index: LogIndex,
+    /// When it was written, by the coordinator's wall clock; for people.
+    pub at: WallTime,
+    /// Its hash, over its body and its predecessor's hash.
+    pub hash: RecordHash,
+    /// What happened.
+    pub event: EventBody,
+}
+
+/// Whether the log is as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Whether every record is there, unchanged and in its place.
+    pub intact: bool,
+    /// Records checked.
+    pub records: u64,
+    /// The last record's hash: note it elsewhere, and a log cut short can be told too.
+    pub head: Option<RecordHash>,
+    /// What is wrong, and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A signed document, handed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentUpload {
+    /// What it says it is.
+    pub kind: Kind,
+    /// Its exact text: signed TOML is UTF-8.
+    pub body: String,
+    /// Armoured SSHSIG signatures.
+    pub signatures: Vec<String>,
+}
+
+impl DocumentUpload {
+    /// The upload of a document; `None` if its body is not UTF-8, and so no TOML.
+    #[must_use]
+    pub fn of(document: &SignedDocument) -> Option<Self> {
+        let body = String::from_utf8(document.body.clone()).ok()?;
+        Some(Self { kind: document.kind, body, signatures: document.signatures.clone() })
+    }
+}
+
+impl From<DocumentUpload> for SignedDocument {
+    fn from(upload: DocumentUpload) -> Self {
+        Self { kind: upload.kind, body: upload.body.into_bytes(), signatures: upload.signatures }
+    }
+}
+
+/// What became of a document that was handed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentReply {
+    /// The hash of its body.
+    pub hash: DocumentHash,
+    /// False: it was known already, and nothing changed.
+    pub new: bool,
+}
+
+/// An error, as the API tells it (RFC 9457, `application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of thing went wrong, in a few words.
+    pub title: String,
+    /// The HTTP status, again.
+    pub status: u16,
+    /// What was wrong, where, and what to do next.
+    #[serde(default)]
+    pub detail: String,
+}

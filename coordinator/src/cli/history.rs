@@ -1,0 +1,136 @@
+//! `history`: what happened, from the log.
+//!
+//! Owns the one-line telling of an event. Main invariant: every kind of event has its line; a new kind does
+//! not compile until it has one.
+
+use lunar_common::ids::{CampaignId, LogIndex, ServerId};
+use lunar_common::lease::LeaseOutcome;
+use lunar_coordinator_core::event::{EventBody, Evidence};
+use lunar_host::exit::{Exit, Failure};
+
+use super::{CommandResult, Common, block_on};
+use crate::api::types::EventView;
+use crate::client::Client;
+
+/// Shows what happened: everything, or one server's life.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  lunar-coordinator history srv-07\n  \
+    lunar-coordinator history --since 1200\n  lunar-coordinator --output json history | jq .")]
+pub struct HistoryCommand {
+    /// Only this server's.
+    server: Option<ServerId>,
+    /// Only records from this index on.
+    #[arg(long, default_value_t = LogIndex(0))]
+    since: LogIndex,
+}
+
+/// Records asked for at once; the server allows no more.
+pub(crate) const EVENTS_PER_PAGE: usize = 1_000;
+
+impl HistoryCommand {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// No coordinator answers; no such server.
+    pub fn run(self, common: &Common) -> CommandResult {
+        let client = Client::new(&common.home);
+        let events = block_on(self.ask(&client))?;
+        common.output.print(&events, |events| {
+            if events.is_empty() {
+                return "nothing happened yet".to_owned();
+            }
+            let line =
+                |event: &EventView| format!("{:>6}  {}  {}", event.index.0, event.at, tell(&event.event));
+            events.iter().map(line).collect::<Vec<_>>().join("\n")
+        })?;
+        Ok(Exit::Ok)
+    }
+
+    async fn ask(&self, client: &Client) -> Result<Vec<EventView>, Failure> {
+        let path =
+            self.server.as_ref().map_or("/events".to_owned(), |server| format!("/servers/{server}/history"));
+        let mut events: Vec<EventView> = Vec::new();
+        let mut since = self.since;
+        loop {
+            let page: Vec<EventView> =
+                client.get(&format!("{path}?since={since}&limit={EVENTS_PER_PAGE}")).await?;
+            let Some(last) = page.last() else { return Ok(events) };
+            since = last.index.next();
+            let full = page.len() == EVENTS_PER_PAGE;
+            events.extend(page);
+            if !full {
+                return Ok(events);
+            }
+        }
+    }
+}
+
+fn scope(campaign: Option<&CampaignId>) -> String {
+    campaign.map_or("all campaigns".to_owned(), ToString::to_string)
+}
+
+/// An event in one line.
+pub(crate) fn tell(event: &EventBody) -> String {
+    match event {
+        EventBody::CoordinatorStarted { epoch } => format!("coordinator started, epoch {epoch}"),
+        EventBody::StateRestored { evidence, epoch, fence } => {
+            format!("state found restored ({evidence} has seen more): epoch {epoch}, fence {fence}")
+        }
+        EventBody::Recovered { epoch } => format!("recovered in epoch {epoch}: grants go on"),
+        EventBody::ServerEnrolled { member } => {
+            format!("{} enrolled: tier {}, site {}", member.server, member.tier, member.site)
+        }
+        EventBody::ServerRevoked { server, .. } => format!("{server} revoked"),
+        EventBody::PlanAccepted { terms, signers } => {
+            let signers: Vec<_> = signers.iter().map(ToString::to_string).collect();
+            format!(
+                "plan {} generation {} in force, signed by {}",
+                terms.campaign,
+                terms.generation,
+                signers.join(", ")
+            )
+        }
+        EventBody::Halted { campaign, sequence, reason, .. } => {
+            format!("HALT {} (sequence {sequence}): {reason}", scope(campaign.as_ref()))
+        }
+        EventBody::Resumed { campaign, sequence, reason, .. } => {
+            format!("resume {} (sequence {sequence}): {reason}", scope(campaign.as_ref()))
+        }
+        EventBody::Queued { server, task } => format!("{server} waits for a lease ({})", task.campaign),
+        EventBody::Granted(lease) => format!("{} granted lease {}", lease.server, lease.lease),
+        EventBody::Started { server, lease } => format!("{server} started under lease {lease}"),
+        EventBody::Released { server, lease, evidence, .. } => {
+            format!("{server} released lease {lease}: {}", ended(evidence))
+        }
+        EventBody::Lost { server, lease, was } => {
+            format!("{server} LOST lease {lease} (was {was}); its slot stays taken")
+        }
+        EventBody::Found { server, lease, started } => {
+            format!("{server} reported its lost lease {lease}{}", if *started { ", started" } else { "" })
+        }
+        EventBody::Adopted { server, lease, .. } => {
+            format!("{server} holds lease {lease}, unknown here: adopted")
+        }
+        EventBody::Reaped { server, lease, reason, .. } => {
+            format!("{server}: lease {lease} reaped: {reason}")
+        }
+        EventBody::WrittenOff { server, reason, .. } => format!("{server} written off: {reason}"),
+        EventBody::ReapSpent { server, why, .. } => format!("{server}: a reap freed nothing: {why}"),
+        EventBody::Returned { server } => format!("{server} is back"),
+        EventBody::Transition { server, transition } => {
+            format!("{server} {} -> {}: {}", transition.from, transition.to, transition.cause)
+        }
+    }
+}
+
+fn ended(evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::Release { outcome, down_ms } => match outcome {
+            LeaseOutcome::Completed => format!("completed, down {down_ms} ms"),
+            LeaseOutcome::RolledBack { cause } => format!("rolled back, down {down_ms} ms: {cause}"),
+            LeaseOutcome::NeverStarted { cause } => format!("never started: {cause}"),
+        },
+        Evidence::Report => "it reported that it holds it no more".to_owned(),
+        Evidence::NewerPlan => "it claims by a newer plan".to_owned(),
+    }
+}

@@ -1,0 +1,552 @@
+//! `plan`: what is installed where, within which limits.
+//!
+//! Owns the writing, checking, signing, publishing and showing of plans. Main invariant: a plan is published only
+//! once it passes its own checks and this directory's gate; every mistake is told with its place.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use lunar_common::document::{Document, Kind, SignedDocument};
+use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
+use lunar_common::limits::Tier;
+use lunar_common::plan::Plan;
+use lunar_common::trust::Counted;
+use lunar_host::exit::{Exit, Failure};
+use lunar_host::{clock, documents};
+use serde::Serialize;
+
+use super::plan_text::{Draft, DraftArtifact};
+use super::signing::{Finish, SignWith, Span, Via, check, told, trust, would_write, write_new};
+use super::{CommandResult, Common, Table};
+use crate::catalogue::Catalogue;
+use crate::home::{Home, file_failure, load, refused};
+
+/// Writes, checks, signs, publishes and shows campaign plans.
+#[derive(Debug, clap::Subcommand)]
+pub enum PlanCommand {
+    /// Writes a commented plan that works, to be edited.
+    #[command(after_help = "Examples:\n  \
+        lunar-coordinator plan new web-2 --author ann --artifact web@2 --from web@1 --unit web.service \\\n    \
+        --http http://127.0.0.1:8080/health\n  \
+        lunar-coordinator plan new web-2 --author ann --artifact web@2=ID --tier 3 --site base --file web-2.toml")]
+    New(Box<NewCommand>),
+    /// Checks a plan: its text, its contents, and whether it is signed enough.
+    #[command(
+        after_help = "Ends with 0 if the plan can be published, with 1 if only signatures are missing.\n\n\
+        Examples:\n  lunar-coordinator plan check plans/web-2-1.toml"
+    )]
+    Check {
+        /// The plan, or its campaign.
+        plan: PathBuf,
+    },
+    /// Signs a plan. Every signer makes a signature file of its own.
+    #[command(after_help = "Examples:\n  lunar-coordinator plan sign web-2 --key ~/.ssh/id_ed25519\n  \
+        ssh-keygen -Y sign -n plan@lunar-upgrade -f KEY < plans/web-2-1.toml > plans/web-2-1.toml.ann.sig")]
+    Sign {
+        /// The plan, or its campaign.
+        plan: PathBuf,
+        #[command(flatten)]
+        with: SignWith,
+        /// Shows who would sign; writes nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Hands a signed plan to the running coordinator, or to an agent; it spreads from there.
+    #[command(after_help = "Examples:\n  lunar-coordinator plan publish web-2\n  \
+        lunar-coordinator plan publish web-2 --via unix:/run/lunar-agent/agent.sock")]
+    Publish {
+        /// The plan, or its campaign.
+        plan: PathBuf,
+        #[command(flatten)]
+        via: Via,
+        /// Checks everything; hands nothing over.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Shows a plan in short, with its hash and its signers. Without one: all plans here.
+    #[command(after_help = "Examples:\n  lunar-coordinator plan show web-2 --output json")]
+    Show {
+        /// The plan, or its campaign.
+        plan: Option<PathBuf>,
+    },
+}
+
+/// `plan new`.
+#[derive(Debug, clap::Args)]
+pub struct NewCommand {
+    /// The campaign's name.
+    campaign: CampaignId,
+    /// Whose plan it is: a key's name in the trust root. It must be among the signers.
+    #[arg(long)]
+    author: KeyName,
+    /// What is installed, as NAME@VERSION (an artifact published here) or NAME@VERSION=ID. Repeat it.
+    #[arg(long = "artifact", value_name = "NAME@VERSION[=ID]", required = true)]
+    artifacts: Vec<Named>,
+    /// What it may replace, and to what a rollback may return. Repeat it. Default: every other version of the
+    /// same name that is published here.
+    #[arg(long = "from", value_name = "NAME@VERSION[=ID]")]
+    from: Vec<Named>,
+    /// The systemd unit that is restarted. Default: NAME.service of the first artifact.
+    #[arg(long, conflicts_with = "restart")]
+    unit: Option<String>,
+    /// The program that restarts the service, in place of a unit: program and arguments, one each.
+    #[arg(long, num_args = 1.., value_name = "PROGRAM [ARGUMENT]", allow_hyphen_values = true)]
+    restart: Vec<String>,
+    /// A URL that is probed. Default: a probe of the unit, or of free disk where there is none.
+    #[arg(long, value_name = "URL")]
+    http: Option<String>,
+    /// Only servers of these tiers. Repeat it.
+    #[arg(long = "tier")]
+    tiers: Vec<Tier>,
+    /// Only servers at these sites. Repeat it.
+    #[arg(long = "site")]
+    sites: Vec<SiteId>,
+    /// Past this nothing new starts.
+    #[arg(long, default_value = "7d", value_name = "SPAN")]
+    expires: Span,
+    /// Which generation of the campaign's plan. Default: one above the highest here.
+    #[arg(long, value_name = "N")]
+    generation: Option<u64>,
+    /// For people.
+    #[arg(long, default_value = "")]
+    description: String,
+    /// Where it is written. Default: plans/CAMPAIGN-GENERATION.toml in the coordinator's directory.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Shows the plan; writes nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// An artifact by name and version, and perhaps id.
+#[derive(Debug, Clone)]
+pub struct Named {
+    name: ArtifactName,
+    version: Version,
+    id: Option<ArtifactId>,
+}
+
+impl std::str::FromStr for Named {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (named, id) = match text.split_once('=') {
+            Some((named, id)) => (named, Some(id.parse().map_err(|error| format!("{error}"))?)),
+            None => (text, None),
+        };
+        let (name, version) =
+            named.split_once('@').ok_or("write NAME@VERSION or NAME@VERSION=ID, as in web@2")?;
+        Ok(Self {
+            name: ArtifactName::new(name).map_err(|error| error.to_string())?,
+            version: Version::new(version).map_err(|error| error.to_string())?,
+            id,
+        })
+    }
+}
+
+impl PlanCommand {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// A file, a key, the gate or the other side refused.
+    pub fn run(self, common: &Common) -> CommandResult {
+        match self {
+            Self::New(command) => command.run(common),
+            Self::Check { plan } => check_plan(common, &plan),
+            Self::Sign { plan, with, dry_run } => sign(common, &plan, &with, dry_run),
+            Self::Publish { plan, via, dry_run } => publish(common, &plan, &via, dry_run),
+            Self::Show { plan } => show(common, plan.as_deref()),
+        }
+    }
+}
+
+impl NewCommand {
+    fn run(self, common: &Common) -> CommandResult {
+        let home = Home::new(&common.home);
+        let trust = trust(common)?;
+        if !trust.root().keys.contains_key(&self.author) {
+            return Err(Failure::new(Exit::BadInput, anyhow!("{} is no key of the trust root", self.author))
+                .advise("see the names with `lunar-coordinator trust show`"));
+        }
+        let catalogue =
+            Catalogue::open(&common.home).map_err(|error| Failure::new(Exit::Environment, error))?;
+        let generation = match self.generation {
+            Some(generation) => generation,
+            None => {
+                let known = trust.next_number(&Counted::Plan(self.campaign.clone()));
+                known.max(newest(&home, &self.campaign)?.map_or(0, |(number, _)| number).saturating_add(1))
+            }
+        };
+        let artifacts: Result<Vec<DraftArtifact>, Failure> =
+            self.artifacts.iter().map(|named| self.artifact(&catalogue, named)).collect();
+        let issued = clock::wall();
+        let draft = Draft {
+            fleet: trust.fleet().clone(),
+            campaign: self.campaign.clone(),
+            generation,
+            author: self.author.clone(),
+            issued,
+            expires: self.expires.after(issued),
+            description: self.description.clone(),
+            tiers: self.tiers.clone(),
+            sites: self.sites.clone(),
+            unit: self.unit.clone(),
+            restart: self.restart.clone(),
+            http: self.http.clone(),
+            artifacts: artifacts?,
+        };
+        let path = self.file.clone().unwrap_or_else(|| plan_path(&home, &self.campaign, generation));
+        let text = draft.text();
+        check::<Plan>(&path, text.as_bytes())?;
+        if self.dry_run {
+            would_write(Kind::Plan, &path, &text).print(common)?;
+            return Ok(Exit::Ok);
+        }
+        write_new(&path, &text, false)?;
+        let document = load(&path, Kind::Plan)?;
+        let status = trust.signature_status(&document);
+        let shown = path.display();
+        let outcome = super::signing::Outcome {
+            kind: Kind::Plan,
+            file: path.clone(),
+            hash: document.hash(),
+            signers: status.have,
+            complete: status.complete,
+            message: format!(
+                "{shown} written\n  next: edit it, `lunar-coordinator plan check {shown}`, and sign it"
+            ),
+            published: None,
+            text: None,
+        };
+        outcome.print(common)?;
+        Ok(Exit::Ok)
+    }
+
+    fn artifact(&self, catalogue: &Catalogue, named: &Named) -> Result<DraftArtifact, Failure> {
+        let id = id_of(catalogue, named)?;
+        let unreadable = |error| Failure::new(Exit::Damaged, anyhow::Error::new(error));
+        let (manifest, bytes) =
+            catalogue.packs().manifest_bytes(id).map_err(unreadable)?.ok_or_else(|| {
+                Failure::new(
+                    Exit::BadInput,
+                    anyhow!("artifact {id} is not in {}", catalogue.packs().path().display()),
+                )
+                .advise("publish it first: lunar-coordinator artifact add DIR --name NAME --version VERSION")
+            })?;
+        let mut from = Vec::new();
+        for earlier in self.from.iter().filter(|earlier| earlier.name == named.name) {
+            from.push((earlier.version.clone(), id_of(catalogue, earlier)?));
+        }
+        if self.from.is_empty() {
+            let others = catalogue.list().map_err(|error| Failure::new(Exit::Damaged, error))?;
+            from = others
+                .into_iter()
+                .filter(|release| release.name == named.name && release.id != id)
+                .map(|release| (release.version, release.id))
+                .collect();
+        }
+        Ok(DraftArtifact {
+            name: named.name.clone(),
+            version: named.version.clone(),
+            id,
+            manifest_bytes: bytes.len(),
+            bytes: manifest.bytes,
+            from,
+        })
+    }
+}
+
+fn id_of(catalogue: &Catalogue, named: &Named) -> Result<ArtifactId, Failure> {
+    if let Some(id) = named.id {
+        return Ok(id);
+    }
+    let Named { name, version, .. } = named;
+    let found = catalogue.find(name, version).map_err(|error| Failure::new(Exit::Damaged, error))?;
+    found.map(|release| release.id).ok_or_else(|| {
+        Failure::new(Exit::BadInput, anyhow!("{name}@{version} is not published here"))
+            .advise("see what is with `lunar-coordinator artifact list`, or write NAME@VERSION=ID")
+    })
+}
+
+fn plan_path(home: &Home, campaign: &CampaignId, generation: u64) -> PathBuf {
+    home.plans().join(format!("{campaign}-{generation}.toml"))
+}
+
+/// The newest plan of a campaign by its file's name.
+fn newest(home: &Home, campaign: &CampaignId) -> Result<Option<(u64, PathBuf)>, Failure> {
+    let entries = match std::fs::read_dir(home.plans()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let prefix = format!("{campaign}-");
+    let mut newest = None;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let number = name
+            .strip_prefix(&prefix)
+            .and_then(|rest| rest.strip_suffix(".toml"))
+            .and_then(|n| n.parse().ok());
+        newest = newest.max(number.map(|number: u64| (number, path)));
+    }
+    Ok(newest)
+}
+
+/// A plan by its file, or the newest one of a campaign by its name.
+fn find(common: &Common, plan: &Path) -> Result<PathBuf, Failure> {
+    if plan.exists() {
+        return Ok(plan.to_owned());
+    }
+    let home = Home::new(&common.home);
+    let in_home = common.home.join(plan);
+    if in_home.is_file() {
+        return Ok(in_home);
+    }
+    let campaign = plan.to_str().and_then(|text| CampaignId::new(text).ok());
+    let newest = campaign.as_ref().map(|campaign| newest(&home, campaign)).transpose()?.flatten();
+    newest.map(|(_, path)| path).ok_or_else(|| {
+        let what = anyhow!("there is no plan {} here, neither as a file nor as a campaign", plan.display());
+        Failure::new(Exit::BadInput, what).advise("see the plans with `lunar-coordinator plan show`")
+    })
+}
+
+#[derive(Serialize)]
+struct Checked {
+    file: PathBuf,
+    hash: lunar_common::ids::DocumentHash,
+    signers: Vec<KeyName>,
+    /// Whether it can be published as it is.
+    ready: bool,
+    message: String,
+    warnings: Vec<String>,
+}
+
+fn sign_command(path: &Path) -> String {
+    format!("lunar-coordinator plan sign {} --key FILE", path.display())
+}
+
+fn check_plan(common: &Common, plan: &Path) -> CommandResult {
+    let path = find(common, plan)?;
+    let document = load(&path, Kind::Plan)?;
+    let plan: Plan = check(&path, &document.body)?;
+    let trust = trust(common)?;
+    let status = trust.signature_status(&document);
+    let mut message = told(&status, &path, &sign_command(&path));
+    if status.complete {
+        trust.clone().accept(&document, clock::wall()).map_err(|refusal| refused(&path, refusal))?;
+        message += &format!("\n  next: lunar-coordinator plan publish {}", path.display());
+    }
+    let checked = Checked {
+        file: path,
+        hash: document.hash(),
+        signers: status.have,
+        ready: status.complete,
+        message,
+        warnings: warnings(common, &trust, &plan),
+    };
+    let ready = checked.ready;
+    common.output.print(&checked, |checked| {
+        let warnings: String =
+            checked.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+        format!("{}\nplan {}{warnings}", checked.message, checked.hash)
+    })?;
+    Ok(if ready { Exit::Ok } else { Exit::NotHeld })
+}
+
+/// What is possible and probably not meant.
+fn warnings(common: &Common, trust: &lunar_common::trust::TrustState, plan: &Plan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if plan.expires < trust.trusted_time(clock::wall()) {
+        warnings.push(format!("it expired at {}: nothing would start by it", plan.expires));
+    }
+    if plan.fleet != *trust.fleet() {
+        warnings.push(format!("it is for fleet {}; this is fleet {}", plan.fleet, trust.fleet()));
+    }
+    if let Some(halt) = trust.halt_in_force(&plan.campaign) {
+        warnings.push(format!("a halt is in force ({}): nothing starts until it is resumed", halt.reason));
+    }
+    let machines: Vec<_> = trust.machines().collect();
+    if !machines.is_empty() && !machines.iter().any(|machine| plan.select.matches(machine)) {
+        warnings.push(format!("it selects none of the {} machines that are enrolled here", machines.len()));
+    }
+    for artifact in &plan.artifacts {
+        if artifact.from.is_empty() {
+            warnings.push(format!(
+                "{} has no `from`: it installs only where nothing is, and cannot be rolled back",
+                artifact.name
+            ));
+        }
+        // A check makes no directory.
+        let catalogue = Home::new(&common.home).artifacts().is_dir().then(|| Catalogue::open(&common.home));
+        let known =
+            catalogue.and_then(Result::ok).and_then(|all| all.packs().manifest_bytes(artifact.id).ok());
+        match known.flatten() {
+            Some((manifest, bytes))
+                if u64::try_from(bytes.len()) != Ok(artifact.manifest_bytes)
+                    || manifest.bytes != artifact.bytes =>
+            {
+                warnings.push(format!(
+                    "{}: its manifest has {} bytes and its content {}; the plan says {} and {}",
+                    artifact.name,
+                    bytes.len(),
+                    manifest.bytes,
+                    artifact.manifest_bytes,
+                    artifact.bytes
+                ));
+            }
+            Some(_) => {}
+            None => warnings
+                .push(format!("{} {} is not among the artifacts here", artifact.name, artifact.version)),
+        }
+    }
+    warnings
+}
+
+fn sign(common: &Common, plan: &Path, with: &SignWith, dry_run: bool) -> CommandResult {
+    if with.is_empty() {
+        return Err(Failure::new(Exit::Usage, anyhow!("no key to sign with"))
+            .advise("add --key FILE or --agent NAME"));
+    }
+    let path = find(common, plan)?;
+    let trust = trust(common)?;
+    if dry_run {
+        let text = String::from_utf8_lossy(&load(&path, Kind::Plan)?.body).into_owned();
+        check::<Plan>(&path, text.as_bytes())?;
+        let keys = with.key.iter().map(|key| key.display().to_string());
+        let names = keys.chain(with.agent.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ");
+        let mut outcome = would_write(Kind::Plan, &path, &text);
+        outcome.message =
+            format!("nothing was written: without --dry-run {names} would sign {}", path.display());
+        outcome.print(common)?;
+        return Ok(Exit::Ok);
+    }
+    let finish = Finish {
+        common,
+        trust: &trust,
+        path: &path,
+        kind: Kind::Plan,
+        sign_command: sign_command(&path),
+        publish: None,
+    };
+    finish.run(with)?.print(common)?;
+    Ok(Exit::Ok)
+}
+
+fn publish(common: &Common, plan: &Path, via: &Via, dry_run: bool) -> CommandResult {
+    let path = find(common, plan)?;
+    let trust = trust(common)?;
+    let document = load(&path, Kind::Plan)?;
+    let plan: Plan = check(&path, &document.body)?;
+    let finish = Finish {
+        common,
+        trust: &trust,
+        path: &path,
+        kind: Kind::Plan,
+        sign_command: sign_command(&path),
+        publish: (!dry_run).then_some(via),
+    };
+    let outcome = finish.run(&SignWith::default())?;
+    let complete = outcome.complete;
+    if complete && !dry_run {
+        keep_published(common, &plan, &document)?;
+    }
+    outcome.print(common)?;
+    Ok(if complete { Exit::Ok } else { Exit::NotTrusted })
+}
+
+/// A copy of what was published, out of the way of editors: the next `plan new` counts on from it.
+fn keep_published(common: &Common, plan: &Plan, document: &SignedDocument) -> Result<(), Failure> {
+    let path =
+        Home::new(&common.home).documents().join(format!("plan-{}-{}.toml", plan.campaign, plan.generation));
+    super::signing::make_parent(&path)?;
+    documents::save(&path, document).map_err(file_failure)
+}
+
+#[derive(Serialize)]
+struct Shown {
+    file: PathBuf,
+    hash: lunar_common::ids::DocumentHash,
+    signers: Vec<KeyName>,
+    ready: bool,
+    plan: Option<Plan>,
+    problem: Option<String>,
+}
+
+fn show(common: &Common, plan: Option<&Path>) -> CommandResult {
+    let trust = trust(common)?;
+    let files = match plan {
+        Some(plan) => vec![find(common, plan)?],
+        None => documents::load_directory(&Home::new(&common.home).plans(), Kind::Plan)
+            .map_err(file_failure)?
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect(),
+    };
+    let mut shown = Vec::new();
+    for file in files {
+        let document = load(&file, Kind::Plan)?;
+        let status = trust.signature_status(&document);
+        let (plan, problem) = match Plan::parse(&document.body) {
+            Ok(plan) => (Some(plan), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let ready = status.complete && plan.is_some();
+        shown.push(Shown { hash: document.hash(), signers: status.have, ready, plan, problem, file });
+    }
+    let alone = plan.is_some();
+    common.output.print(&shown, |shown| match shown.as_slice() {
+        [] => "no plan is here: see `lunar-coordinator plan new --help`".to_owned(),
+        [one] if alone => in_detail(one),
+        many => {
+            let mut table = Table::new(&["file", "campaign", "generation", "expires", "signed by", "hash"]);
+            for one in many {
+                let cell = |text: &dyn Fn(&Plan) -> String| one.plan.as_ref().map_or("?".to_owned(), text);
+                table.row([
+                    one.file.display().to_string(),
+                    cell(&|plan| plan.campaign.to_string()),
+                    cell(&|plan| plan.generation.to_string()),
+                    cell(&|plan| plan.expires.to_string()),
+                    one.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                    format!("{:.16}", one.hash),
+                ]);
+            }
+            table.to_string()
+        }
+    })?;
+    let broken = shown.iter().any(|one| one.plan.is_none());
+    Ok(if broken { Exit::BadInput } else { Exit::Ok })
+}
+
+fn in_detail(one: &Shown) -> String {
+    let Some(plan) = &one.plan else {
+        return format!("{}: {}", one.file.display(), one.problem.as_deref().unwrap_or("cannot be read"));
+    };
+    let mut table = Table::new(&["what", "value"]);
+    let mut row = |what: &str, value: String| table.row([what.to_owned(), value]);
+    let all = |list: Vec<String>| if list.is_empty() { "all".to_owned() } else { list.join(", ") };
+    row("campaign", format!("{}, generation {}", plan.campaign, plan.generation));
+    row("hash", one.hash.to_string());
+    row("author", plan.author.to_string());
+    row("signed by", one.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    row("issued", plan.issued.to_string());
+    row("expires", plan.expires.to_string());
+    row("tiers", all(plan.select.tiers.iter().map(ToString::to_string).collect()));
+    row("sites", all(plan.select.sites.iter().map(ToString::to_string).collect()));
+    for artifact in &plan.artifacts {
+        let from = artifact.from.iter().map(|from| from.version.to_string()).collect::<Vec<_>>().join(", ");
+        row("artifact", format!("{} {} ({:.16}), from {from}", artifact.name, artifact.version, artifact.id));
+    }
+    let limits = &plan.limits;
+    row(
+        "down at once",
+        format!(
+            "fleet {}, tier 1 {}, tier 2 {}, tier 3 {}, group {}",
+            limits.fleet, limits.tier.one, limits.tier.two, limits.tier.three, limits.group
+        ),
+    );
+    row("soak", format!("{} s", plan.health.soak_s));
+    row(
+        "probes",
+        plan.health.probes.iter().map(|probe| probe.name.to_string()).collect::<Vec<_>>().join(", "),
+    );
+    table.to_string()
+}

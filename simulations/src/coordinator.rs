@@ -1,0 +1,365 @@
+//! The coordinator's host: its log, its trust state, and the carrying out of its effects.
+//!
+//! Owns [`Host`] and the ledger as the durable log tells it. Main invariant: an event is in the log before
+//! anything behind it leaves; a crash between two effects keeps what was before and loses what was after.
+
+use std::collections::BTreeMap;
+
+use lunar_common::document::{Kind, SignedDocument};
+use lunar_common::ids::{Epoch, Fence, LeaseId, ServerId};
+use lunar_common::lease::{ClaimAnswer, LeaseOutcome};
+use lunar_common::time::{Moment, Now};
+use lunar_common::trust::{Accepted, TrustSnapshot, TrustState};
+use lunar_common::wire::Signed;
+use lunar_coordinator_core::Coordinator;
+use lunar_coordinator_core::config::Config;
+use lunar_coordinator_core::effect::{Answer, Effect};
+use lunar_coordinator_core::event::{EventBody, Evidence};
+use lunar_coordinator_core::input::{InForce, Input, RequestId};
+
+use crate::network::{Caller, Request};
+use crate::options::{Fault, Mutant};
+use crate::server::wall;
+use crate::world::{Event, World};
+
+/// Copies of the log that an operator keeps.
+const BACKUPS_KEPT: usize = 3;
+
+/// How long putting a backup back takes, in milliseconds: longer than any message is on its way.
+const RESTORE_MS: u64 = 12_000;
+
+/// Leases by the durable log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    pub(crate) held: BTreeMap<ServerId, (LeaseId, Epoch, Fence)>,
+    pub(crate) epoch: Epoch,
+    pub(crate) fence: Fence,
+}
+
+impl Ledger {
+    fn apply(&mut self, event: &EventBody) {
+        match event {
+            EventBody::CoordinatorStarted { epoch } => self.epoch = *epoch,
+            EventBody::StateRestored { epoch, fence, .. } => (self.epoch, self.fence) = (*epoch, *fence),
+            EventBody::Granted(granted) => {
+                self.fence = granted.fence;
+                self.held.insert(granted.server.clone(), (granted.lease, granted.epoch, granted.fence));
+            }
+            EventBody::Adopted { server, lease, epoch, fence, .. } => {
+                self.held.insert(server.clone(), (*lease, *epoch, *fence));
+            }
+            EventBody::Released { server, lease, .. } | EventBody::Reaped { server, lease, .. } => {
+                if self.held.get(server).is_some_and(|(held, _, _)| held == lease) {
+                    self.held.remove(server);
+                }
+            }
+            EventBody::Recovered { .. }
+            | EventBody::ServerEnrolled { .. }
+            | EventBody::ServerRevoked { .. }
+            | EventBody::PlanAccepted { .. }
+            | EventBody::Halted { .. }
+            | EventBody::Resumed { .. }
+            | EventBody::Queued { .. }
+            | EventBody::Started { .. }
+            | EventBody::Lost { .. }
+            | EventBody::Found { .. }
+            | EventBody::WrittenOff { .. }
+            | EventBody::ReapSpent { .. }
+            | EventBody::Returned { .. }
+            | EventBody::Transition { .. } => {}
+        }
+    }
+}
+
+/// The coordinator's machine.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) core: Option<Coordinator>,
+    pub(crate) log: Vec<EventBody>,
+    pub(crate) ledger: Ledger,
+    trust: TrustState,
+    durable_trust: TrustSnapshot,
+    backups: Vec<(usize, TrustSnapshot)>,
+    requests: BTreeMap<RequestId, Caller>,
+    asked: u64,
+    pub(crate) alarm: Option<u64>,
+}
+
+impl Host {
+    pub(crate) fn new(trust: TrustState) -> Self {
+        Self {
+            core: None,
+            log: Vec::new(),
+            ledger: Ledger::default(),
+            durable_trust: trust.snapshot(),
+            trust,
+            backups: Vec::new(),
+            requests: BTreeMap::new(),
+            asked: 0,
+            alarm: None,
+        }
+    }
+
+    fn append(&mut self, event: EventBody, mutant: Option<Mutant>) {
+        if mutant == Some(Mutant::FreesNothing) && matches!(event, EventBody::Released { .. }) {
+            return;
+        }
+        self.ledger.apply(&event);
+        self.log.push(event);
+    }
+
+    fn in_force(&self) -> InForce {
+        InForce {
+            machines: self.trust.machines().cloned().collect(),
+            plans: self.trust.plans().cloned().collect(),
+            halts: self.trust.halts().cloned().collect(),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn coordinator_now(&self) -> Now {
+        Now { moment: Moment(self.at_ms + 1_000), wall: self.host.trust.trusted_time(wall(self.at_ms)) }
+    }
+
+    pub(crate) fn coordinator_up(&mut self) {
+        if self.host.core.is_some() {
+            return;
+        }
+        self.note("coordinator up");
+        self.host.trust =
+            TrustState::restore(self.host.durable_trust.clone()).expect("what was persisted verifies again");
+        let mut core = Coordinator::new(Config::default());
+        for event in &self.host.log {
+            core.apply(event);
+        }
+        self.host.core = Some(core);
+        self.host.alarm = None;
+        let in_force = self.host.in_force();
+        self.feed_coordinator(Input::Started(in_force));
+    }
+
+    pub(crate) fn kill_coordinator(&mut self, up_in_ms: u64) {
+        if self.host.core.take().is_none() {
+            return;
+        }
+        self.note("coordinator killed");
+        self.host.requests.clear();
+        self.put_in(up_in_ms, Event::CoordinatorUp);
+    }
+
+    pub(crate) fn back_up(&mut self) {
+        let backup = (self.host.log.len(), self.host.durable_trust.clone());
+        self.host.backups.push(backup);
+        if self.host.backups.len() > BACKUPS_KEPT {
+            self.host.backups.remove(0);
+        }
+    }
+
+    /// An operator puts an older copy back. Longer than any message is on its way: with the process its
+    /// connections died, and nobody restores a machine within seconds.
+    pub(crate) fn restore_backup(&mut self) {
+        if self.host.core.is_none() || self.host.backups.is_empty() {
+            return;
+        }
+        self.kill_coordinator(RESTORE_MS);
+        let count = self.host.backups.len() as u64;
+        let chosen = usize::try_from(self.chance.below(count, 0, "backup")).expect("few backups");
+        self.host.backups.truncate(chosen + 1);
+        let (length, trust) = self.host.backups[chosen].clone();
+        let before = self.host.ledger.clone();
+        self.host.log.truncate(length);
+        self.host.durable_trust = trust;
+        let mut ledger = Ledger::default();
+        self.host.log.iter().for_each(|event| ledger.apply(event));
+        for server in &mut self.servers {
+            let name = &server.enrolled.server;
+            if before.held.get(name) != ledger.held.get(name) {
+                // Until the coordinator has been told.
+                server.forgotten = Some(self.at_ms + RESTORE_MS);
+            }
+        }
+        self.note(&format!("backup restored: {length} events"));
+        self.restored_floor = (ledger.epoch, ledger.fence);
+        self.host.ledger = ledger;
+    }
+
+    /// A request of an agent arrives.
+    pub(crate) fn arrives(&mut self, request: Request, caller: Caller) {
+        if self.host.core.is_none() {
+            return;
+        }
+        let from =
+            lunar_common::ids::PeerKey(self.servers[caller.server].enrolled.key.verifying_key().to_bytes());
+        self.host.asked += 1;
+        let id = RequestId(self.host.asked);
+        let input = match request {
+            Request::Claim(claim) => Input::Claim { request: id, from, claim },
+            Request::Release(release) => Input::Release { request: id, from, release },
+            Request::Report(report) => Input::Report { request: id, from, report: *report },
+            Request::GroupMembers { ask } => return self.tell_members(caller, ask),
+        };
+        self.host.requests.insert(id, caller);
+        self.feed_coordinator(input.clone());
+        self.check_duplicate(input, caller);
+    }
+
+    /// S15, the cheap way: the same input once more, at once, must append nothing.
+    fn check_duplicate(&mut self, input: Input, caller: Caller) {
+        if self.host.core.is_none() || !self.chance.happens(500, 0, "duplicate-check") {
+            return;
+        }
+        let before = self.host.log.len();
+        self.host.asked += 1;
+        let again = RequestId(self.host.asked);
+        self.host.requests.insert(again, caller);
+        let what = format!("{input:?}");
+        self.feed_coordinator(match input {
+            Input::Claim { from, claim, .. } => Input::Claim { request: again, from, claim },
+            Input::Release { from, release, .. } => Input::Release { request: again, from, release },
+            Input::Report { from, report, .. } => Input::Report { request: again, from, report },
+            other => unreachable!("only requests are doubled: {other:?}"),
+        });
+        self.check_unchanged("the coordinator's log", before, self.host.log.len(), &what);
+    }
+
+    fn tell_members(&mut self, caller: Caller, ask: lunar_agent_core::input::AskId) {
+        let asker = &self.servers[caller.server].enrolled;
+        let members = self.host.trust.machines().filter(|machine| {
+            machine.group.is_some() && machine.group == asker.group && machine.server != asker.server
+        });
+        let members: Vec<SignedDocument> = members.map(|machine| (**machine.document()).clone()).collect();
+        self.reply(caller, lunar_agent_core::input::Input::GroupMembers { ask, members: Some(members) });
+    }
+
+    pub(crate) fn coordinator_takes(&mut self, document: &SignedDocument) {
+        let kept_back = self.options.mutant == Some(Mutant::HaltsKeptBack) && document.kind == Kind::Halt;
+        if self.host.core.is_none() || kept_back {
+            return;
+        }
+        let input = match self.host.trust.accept(document, wall(self.at_ms)) {
+            Err(_) | Ok(Accepted::Known) => return,
+            Ok(Accepted::TrustRoot(_) | Accepted::Revocation(_)) => {
+                Input::MembersChanged(self.host.in_force())
+            }
+            Ok(Accepted::Enrolment(enrolment)) => Input::Enrolled(enrolment),
+            Ok(Accepted::Plan(plan)) => Input::Plan(plan),
+            Ok(Accepted::Halt(halt)) => Input::Halt(halt),
+            Ok(Accepted::Resume(resume)) => Input::Resume(resume),
+            Ok(Accepted::Reap(reap)) => Input::Reap(reap),
+        };
+        // One commit holds both in production. Here the trust state comes first, which is what an event that
+        // is lost behind it looks like to the next life.
+        self.host.durable_trust = self.host.trust.snapshot();
+        if document.kind == Kind::Halt || document.kind == Kind::Resume {
+            self.note(&format!("coordinator takes a {}", document.kind));
+        }
+        self.feed_coordinator(input);
+    }
+
+    pub(crate) fn feed_coordinator(&mut self, input: Input) {
+        let now = self.coordinator_now();
+        let core = self.host.core.as_mut().expect("fed only while it is up");
+        core.handle(input, now);
+        self.carry_out_coordinator();
+    }
+
+    pub(crate) fn carry_out_coordinator(&mut self) {
+        let core = self.host.core.as_mut().expect("its effects are carried out while it is up");
+        let mut effects: Vec<Effect> = std::iter::from_fn(|| core.poll_effect()).collect();
+        if self.options.mutant == Some(Mutant::AnswersBeforeDurable) {
+            // Stable: what leaves first, the events last.
+            effects.sort_by_key(|effect| matches!(effect, Effect::Append(_)));
+        }
+        for effect in effects {
+            if self.strikes(Fault::CoordinatorCrash, 15, 0, "coordinator-crash") {
+                let up_in = self.chance.between(1_000, 30_000, 0, "coordinator-up");
+                return self.kill_coordinator(up_in);
+            }
+            self.carry_out_coordinator_effect(effect);
+        }
+        let next = self.host.core.as_ref().and_then(Coordinator::poll_timeout);
+        if let Some(at) = next.map(|moment| moment.0.saturating_sub(1_000).max(self.at_ms))
+            && self.host.alarm != Some(at)
+        {
+            self.host.alarm = Some(at);
+            self.put_at(at, Event::CoordinatorAlarm);
+        }
+    }
+
+    fn carry_out_coordinator_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Append(event) => {
+                if let EventBody::Granted(granted) = &event {
+                    self.note(&format!("granted {} {}", granted.server, granted.lease));
+                }
+                self.remember_rare(&event);
+                let mutant = self.options.mutant;
+                self.host.append(event, mutant);
+                self.check();
+            }
+            Effect::Answer { request, answer } => {
+                let Some(caller) = self.host.requests.remove(&request) else { return };
+                if let Some(input) = self.translate(caller, answer) {
+                    self.reply(caller, input);
+                }
+            }
+            Effect::Push { to, grant, .. } => {
+                let grant = self.sign_grant(&grant);
+                let server = self.numbered(&to);
+                self.send(server, 0, Event::Grant { server, grant });
+            }
+            Effect::Announce { .. } => {
+                for server in 0..self.servers.len() {
+                    self.send(server, 0, Event::Reachable { server });
+                }
+            }
+        }
+    }
+
+    fn remember_rare(&mut self, event: &EventBody) {
+        let rare = match event {
+            EventBody::Lost { .. } => "a lease was lost",
+            EventBody::Found { .. } => "a lost lease was found",
+            EventBody::Adopted { .. } => "an unknown lease was adopted",
+            EventBody::StateRestored { .. } => "a restored log was noticed",
+            EventBody::Recovered { .. } => "a restored log was recovered from",
+            EventBody::Released { evidence: Evidence::Report, .. } => "a report ended a lease",
+            EventBody::Released { evidence: Evidence::Release { outcome, .. }, .. } => match outcome {
+                LeaseOutcome::Completed => "a server completed",
+                LeaseOutcome::RolledBack { .. } => "a server rolled back",
+                LeaseOutcome::NeverStarted { .. } => "a lease was given back unused",
+            },
+            _ => return,
+        };
+        self.sometimes.insert(rare);
+    }
+
+    fn sign_grant(&self, grant: &lunar_common::lease::Grant) -> Signed {
+        Signed::sign(grant, &self.documents.coordinator.key).expect("a grant is small")
+    }
+
+    fn translate(&self, caller: Caller, answer: Answer) -> Option<lunar_agent_core::input::Input> {
+        use lunar_agent_core::input::Input as NodeInput;
+
+        use crate::network::About;
+        Some(match (caller.about, answer) {
+            (About::Claim { nonce }, Answer::Granted(grant)) => {
+                let answer = Some(ClaimAnswer::Granted(self.sign_grant(&grant)));
+                NodeInput::ClaimAnswered { nonce, answer }
+            }
+            (About::Claim { nonce }, Answer::Wait { reason, retry_after_ms }) => {
+                NodeInput::ClaimAnswered { nonce, answer: Some(ClaimAnswer::Wait { reason, retry_after_ms }) }
+            }
+            (About::Claim { nonce }, Answer::Refused(refusal)) => {
+                NodeInput::ClaimAnswered { nonce, answer: Some(ClaimAnswer::Refused(refusal)) }
+            }
+            (About::Release { lease }, Answer::Done) => NodeInput::ReleaseAnswered { lease, kept: true },
+            (About::Report { number }, Answer::Report(answer)) => {
+                NodeInput::ReportAnswered { number, answer: Some(answer) }
+            }
+            (_, Answer::Invalid { .. }) => return None,
+            (about, answer) => unreachable!("{about:?} is not answered by {answer:?}"),
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! S8: at every instant the disk of each server resolves to exactly one whole version, the old or the new.
+//!
+//! Reason: the power may go at any instant, and what starts then is what the link says. Never neither, never a
+//! mix, never a release that is only half there.
+
+use super::Violation;
+use crate::world::World;
+
+pub(super) fn check(world: &World) -> Option<Violation> {
+    let server = world.servers.iter().find(|server| !server.disk.is_whole())?;
+    let what = format!("{} would start with nothing whole: {:?}", server.enrolled.server, server.disk);
+    Some(Violation::new("S8 whole", what))
+}

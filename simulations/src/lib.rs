@@ -1,0 +1,25 @@
+//! Both sides' production cores in one deterministic world.
+//!
+//! Owns the simulator: one virtual clock, one queue of events, one coordinator, and for each server a node, its
+//! root half and a modelled disk. Main invariant: a seed and a set of options determine every event, and the
+//! truth that the invariants are checked against is the world's own, never what a core believes. Refuses to
+//! change a core: what is wrong is put in at the edges, as the network, the disk and the power do it.
+
+pub mod invariants;
+pub mod options;
+pub mod world;
+
+mod chance;
+mod coordinator;
+mod disk;
+mod documents;
+mod faults;
+mod network;
+mod queue;
+mod root_half;
+mod server;
+mod trace;
+
+pub use invariants::Violation;
+pub use options::{Fault, Mutant, Options};
+pub use world::{Outcome, World};

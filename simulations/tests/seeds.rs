@@ -1,0 +1,83 @@
+//! The swarm: many seeds, each with some of the faults.
+//!
+//! Owns the quick run of every change. Main invariant: a failure names the seed and how to have it again.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lunar_simulations::{Fault, Options, World};
+
+/// Seeds of the quick run.
+const SEEDS: u64 = 200;
+
+/// Each must happen in some run, or the world has become too tame to prove anything.
+const SOMETIMES: [&str; 11] = [
+    "a lease was given back unused",
+    "a lease was lost",
+    "a lost lease was found",
+    "a machine lost its power before the commit",
+    "a report ended a lease",
+    "a restored log was noticed",
+    "a restored log was recovered from",
+    "a server completed",
+    "a server rolled back",
+    "an unknown lease was adopted",
+    "the dead man's switch went off",
+];
+
+fn run(options: &Options) -> lunar_simulations::Outcome {
+    let hint = format!("SEED={} cargo test -p lunar-simulations --test seeds person", options.seed);
+    let ended = catch_unwind(AssertUnwindSafe(|| World::new(options.clone()).run()));
+    match ended {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(violation)) => panic!("{violation}\nhave it again: {hint}"),
+        Err(_) => panic!("a core or the world panicked (above) in {options:?}\nhave it again: {hint}"),
+    }
+}
+
+#[test]
+fn without_faults_every_server_completes() {
+    let outcome = run(&Options::swarm(1).with(&[]));
+    assert_eq!((outcome.completed, outcome.back), (7, 0));
+}
+
+#[test]
+fn two_hundred_seeds_of_faults_violate_nothing_and_reach_every_rare_thing() {
+    let mut rare: BTreeMap<&str, u32> = BTreeMap::new();
+    for seed in 1..=SEEDS {
+        for happened in run(&Options::swarm(seed)).sometimes {
+            *rare.entry(happened).or_default() += 1;
+        }
+    }
+    println!("runs in which it happened: {rare:#?}");
+    let missing: Vec<_> = SOMETIMES.iter().filter(|rare_thing| !rare.contains_key(**rare_thing)).collect();
+    assert!(missing.is_empty(), "in no run: {missing:?}");
+}
+
+#[test]
+fn each_fault_alone_violates_nothing() {
+    for fault in Fault::ALL {
+        for seed in 1..=3 {
+            run(&Options::swarm(seed).with(&[fault]));
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_twice_goes_the_same_way() {
+    let options = Options::swarm(7).with(&Fault::ALL);
+    assert_eq!(run(&options), run(&options));
+    assert_ne!(run(&options).trace, run(&Options::swarm(8).with(&Fault::ALL)).trace);
+}
+
+/// `SEED` is the first seed and `COUNT` how many; with `ALL` set, every fault is on in each.
+#[test]
+fn the_seeds_that_a_person_names_violate_nothing() {
+    #[expect(clippy::disallowed_methods, reason = "a person names the seeds to look at; no core sees it")]
+    let named = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let first = named("SEED").unwrap_or(1);
+    for seed in first..first + named("COUNT").unwrap_or(1) {
+        let options = Options::swarm(seed);
+        run(&if named("ALL").is_some() { options.with(&Fault::ALL) } else { options });
+    }
+}
