@@ -44,6 +44,8 @@ const FOUND_MAX: usize = 16;
 /// # Errors
 /// [`Failure`] says what was wrong, where, and what to do.
 pub async fn run(config: Config) -> Result<(), Failure> {
+    // Before anything is said to run: whoever reads that may end it at once.
+    let told_to_stop = supervisor::told_to_stop()?;
     make_directory(&config.state_dir)?;
     make_directory(&config.run_dir)?;
     let _lock = DirectoryLock::take(&config.state_dir).map_err(locked)?;
@@ -118,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         local: local_waiting,
     };
     supervisor::ready("running");
-    let ended = driver.run(incoming, supervisor::told_to_stop()?).await;
+    let ended = driver.run(incoming, told_to_stop).await;
     supervisor::stopping();
     listener.abort();
     // Best effort: a socket left behind is replaced at the next start.

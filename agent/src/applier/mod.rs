@@ -30,7 +30,6 @@ use lunar_host::exit::{Exit, Failure, OrExit};
 use lunar_host::lock::DirectoryLock;
 use lunar_host::store::StoreError;
 use lunar_host::{clock, documents, supervisor};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 pub use config::{Config, ConfigError};
@@ -53,14 +52,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// made; a record that cannot be made durable.
 pub async fn run(config_path: &Path) -> Result<Exit, Failure> {
     let config = Config::load(config_path).or_exit(Exit::BadInput)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let told_to_stop = supervisor::told_to_stop()?;
     let mut applier = Applier::start(config)?;
     supervisor::ready("waiting for the network half");
     let ended = tokio::select! {
         ended = applier.work() => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = told_to_stop => Ok(()),
     };
     supervisor::stopping();
     ended?;

@@ -12,7 +12,6 @@ use lunar_common::enrolment::Role;
 use lunar_host::exit::{Exit, Failure, OrExit};
 use lunar_host::{clock, keys, supervisor};
 use lunar_transport::mesh::PeerAddress;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{CommandResult, Common};
 use crate::home::Home;
@@ -84,21 +83,14 @@ impl OriginCommand {
 }
 
 async fn serve(config: OriginConfig) -> CommandResult {
+    // Before anything is said to run: whoever reads that may end it at once.
+    let told_to_stop = supervisor::told_to_stop()?;
     let origin = Origin::start(config).await.or_exit(Exit::Environment)?;
     let data = origin.data_address()?;
     let mesh = origin.mesh_addresses().await.join(", ");
     tracing::info!(%data, mesh, "the origin serves");
     supervisor::ready(&format!("serving artifacts on {data}"));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    origin
-        .run(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
+    origin.run(told_to_stop).await;
     Ok(Exit::Ok)
 }
 

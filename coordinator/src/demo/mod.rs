@@ -24,6 +24,7 @@ use lunar_common::lease::{LeaseOutcome, LimitScope};
 use lunar_common::message::BytesBySource;
 use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StatusView};
 use lunar_host::exit::{Exit, Failure};
+use lunar_host::supervisor;
 
 pub use service::{ServiceCommand, run as run_service};
 
@@ -95,6 +96,8 @@ impl DemoCommand {
         let output = if self.json { Output::Json } else { common.output };
         let place = Place::make(self.directory.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _inside = runtime.enter();
+        let mut told_to_stop = std::pin::pin!(supervisor::told_to_stop()?);
         let mut demo = Demo::found(&self, &place, output)?;
         let give_up = Duration::from_secs(self.give_up_s.into());
         runtime.block_on(demo.stands(give_up)).inspect_err(|_| place.keep())?;
@@ -107,14 +110,14 @@ impl DemoCommand {
                 )
             })?;
             demo.say_how_to_look();
-            runtime.block_on(asked_to_end())?;
+            runtime.block_on(told_to_stop);
             demo.end();
             return Ok(Exit::Ok);
         }
         let report = runtime.block_on(async {
             tokio::select! {
                 report = demo.campaign(&self) => report.map(Some),
-                _ = tokio::signal::ctrl_c() => Ok(None),
+                () = &mut told_to_stop => Ok(None),
             }
         });
         let Some(report) = report.inspect_err(|_| place.keep())? else {
@@ -128,7 +131,7 @@ impl DemoCommand {
         if self.keep {
             demo.say_how_to_look();
             // Ended by Ctrl-C, or by whoever started it.
-            runtime.block_on(asked_to_end())?;
+            runtime.block_on(told_to_stop);
         }
         demo.end();
         if !report.held {
@@ -144,17 +147,6 @@ impl DemoCommand {
 struct Idle {
     home: PathBuf,
     plan: PathBuf,
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn asked_to_end() -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
 }
 
 /// The directory of the demo.

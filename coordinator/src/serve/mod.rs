@@ -55,6 +55,8 @@ const ASKS_MAX: usize = 256;
 /// # Errors
 /// [`Failure`] says what was wrong, where, and what to do.
 pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
+    // Before anything is said to run: whoever reads that may end it at once.
+    let told_to_stop = supervisor::told_to_stop()?;
     let home = Home::new(home);
     let state = home.path().join("state");
     std::fs::create_dir_all(&state).map_err(|error| {
@@ -99,7 +101,7 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     let outbox = Outbox::new(mesh.clone(), key, me.server.clone());
     let driver = Driver::new(core, log, trust, me, gate, mesh, committer, found, home.enrolments());
     let incoming = Incoming { mesh: mesh_events, asks: asked, found: found_waiting, released };
-    let ended = driver.run(incoming, outbox, supervisor::told_to_stop()?).await;
+    let ended = driver.run(incoming, outbox, told_to_stop).await;
     supervisor::stopping();
     api.abort();
     // Best effort: a socket left behind is replaced at the next start.
