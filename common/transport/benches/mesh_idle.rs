@@ -29,7 +29,7 @@ mod fixture;
 
 /// What the fixture expects beside it.
 mod gate {
-    pub(crate) use lunar_transport::gate::{Gate, Hello};
+    pub(crate) use lunar_transport::gate::{Gate, Hello, Life};
 }
 
 /// Longest wait for all processes to join.

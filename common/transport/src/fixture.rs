@@ -13,7 +13,7 @@ use lunar_common::trust::{Refusal, TrustState};
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
-use crate::gate::{Gate, Hello};
+use crate::gate::{Gate, Hello, Life};
 
 /// One fleet and the one person who signs everything in it.
 pub(crate) struct Fleet {
@@ -81,8 +81,13 @@ impl Fleet {
 
     /// The gate of a machine that shows this enrolment.
     pub(crate) fn gate(&self, enrolment: SignedDocument, data_address: &str) -> Arc<TestGate> {
+        self.gate_in(Life::begin(), enrolment, data_address)
+    }
+
+    /// The gate of such a machine in this life of its.
+    pub(crate) fn gate_in(&self, life: Life, enrolment: SignedDocument, data_address: &str) -> Arc<TestGate> {
         let trust = Mutex::new(TrustState::anchored(&self.root).unwrap());
-        Arc::new(TestGate { trust, hello: Hello { enrolment, data_address: data_address.to_owned() } })
+        Arc::new(TestGate { trust, hello: Hello { enrolment, data_address: data_address.to_owned(), life } })
     }
 }
 

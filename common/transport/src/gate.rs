@@ -4,7 +4,9 @@
 //! invariant: nothing else is read from a peer before its enrolment was verified and found to bind the very
 //! key that TLS proved. Refuses to trust what a peer says of itself: site and role come from the enrolment.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use libp2p::PeerId;
 use libp2p::identity::{self, PublicKey};
@@ -29,6 +31,32 @@ pub struct Hello {
     pub enrolment: SignedDocument,
     /// Where the sender's data plane listens, `host:port`; empty if it has none.
     pub data_address: String,
+    /// Which of its lives the sender is in.
+    pub life: Life,
+}
+
+/// One run of a program, from its start to its end; a later run of the same machine's has a larger number. By it
+/// a connection to a program that was killed is told from one to the program that was started in its place.
+///
+/// Only lives of one machine are compared, never two machines' clocks. If a machine's clock went back between
+/// two lives, the later one looks like the earlier: each neighbour that still believes in the dead connection
+/// then refuses the living one until the dead one has stood for the gate's time-out, or has run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Life(pub u64);
+
+impl Life {
+    /// A new life: microseconds of this machine's wall clock, now. To be called once, when a program starts.
+    #[must_use]
+    pub fn begin() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 impl Hello {
@@ -68,6 +96,8 @@ pub struct Admitted {
     pub enrolment: Arc<Verified<Enrolment>>,
     /// Where it says its data plane listens, `host:port`; empty if it has none.
     pub data_address: String,
+    /// Which of its lives it is in, by its own word.
+    pub life: Life,
 }
 
 /// Why a peer did not pass.
@@ -111,7 +141,7 @@ pub fn judge(gate: &dyn Gate, proved: PeerKey, hello: &[u8]) -> Result<Admitted,
             proved,
         });
     }
-    Ok(Admitted { enrolment, data_address: hello.data_address })
+    Ok(Admitted { enrolment, data_address: hello.data_address, life: hello.life })
 }
 
 /// The libp2p name of a machine key; `None` if the bytes are no ed25519 key.

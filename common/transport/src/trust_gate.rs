@@ -9,7 +9,7 @@ use lunar_common::document::{SignedDocument, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::trust::{Refusal, TrustState};
 
-use crate::gate::{Gate, Hello};
+use crate::gate::{Gate, Hello, Life};
 
 /// The trust state, shared with the planes.
 pub struct TrustGate {
@@ -22,10 +22,10 @@ struct Shown {
 }
 
 impl TrustGate {
-    /// A gate that shows this state and says these first words.
+    /// A gate that shows this state and says these first words. Made once in a program's life, which it begins.
     #[must_use]
     pub fn new(trust: TrustState, enrolment: SignedDocument, data_address: String) -> Self {
-        let hello = Hello { enrolment, data_address };
+        let hello = Hello { enrolment, data_address, life: Life::begin() };
         Self { shown: Mutex::new(Shown { trust: Arc::new(trust), hello }) }
     }
 

@@ -3,14 +3,16 @@
 //! Owns the exchange of [`Greeting`]s on the connection's first stream. Main invariant: the swarm, and so every
 //! protocol of the mesh, only ever gets connections whose other end proved an enrolment in our fleet for the
 //! very key that TLS proved. A stranger makes us read at most [`GREETING_BYTES_MAX`] bytes for at most
-//! [`ADMISSION_TIMEOUT`]; the side that was dialled says nothing at all until it has admitted the dialler.
+//! [`ADMISSION_TIMEOUT`]; the side that was dialled says nothing at all until it has admitted the dialler. And a
+//! machine's new life never stands beside its old one: gossipsub says what it is subscribed to on a machine's
+//! first connection only, so a second one to a program that has forgotten the first would stay deaf for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::AsyncWriteExt;
 use libp2p::core::ConnectedPoint;
@@ -18,10 +20,11 @@ use libp2p::core::muxing::StreamMuxer;
 use libp2p::{PeerId, quic};
 use lunar_common::wire::{self, Signed, WireError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::codec::{read_frame, write_frame};
 use super::record::{RECORD_BYTES_MAX, SignedRecord};
-use crate::gate::{Admitted, Gate, GateError, HELLO_BYTES_MAX, judge, peer_key};
+use crate::gate::{Admitted, Gate, GateError, HELLO_BYTES_MAX, Life, judge, peer_key};
 
 /// Largest encoded greeting.
 pub(crate) const GREETING_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORD_BYTES_MAX + 64;
@@ -66,23 +69,64 @@ pub(crate) enum AdmissionError {
     Gate(#[from] GateError),
     #[error("our own greeting cannot be encoded")]
     Own(#[source] WireError),
+    #[error("it is of life {came}, and one of life {stands} was connected a moment ago")]
+    EarlierLife { came: Life, stands: Life },
 }
 
-/// What the gate shares with the mesh's task: our own record going in, machines that passed coming out.
+/// What the gate shares with the mesh's task: our own record and who is connected going in, machines that passed
+/// and those to disconnect coming out.
 pub(crate) struct Reception {
     gate: Arc<dyn Gate>,
     state: Mutex<ReceptionState>,
+    /// Told when somebody is to be disconnected.
+    outlived: Notify,
+    /// Told when somebody is connected no more.
+    left: Notify,
 }
 
 #[derive(Default)]
 struct ReceptionState {
     own_record: Option<Signed>,
     passed: BTreeMap<PeerId, Passed>,
+    standing: BTreeMap<PeerId, Standing>,
+    outlived: BTreeSet<PeerId>,
+}
+
+/// The life that a machine is connected in, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    life: Life,
+    since: Instant,
+}
+
+/// What becomes of a newcomer.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// It comes in, the first or beside another connection of the same life: two dials have crossed.
+    Free,
+    /// The connections that stand are dead ones that have not run out yet: they go first.
+    Taken,
+    /// It is what is left of an earlier life, or its machine's clock went back: it may come again.
+    Refused,
+}
+
+impl Standing {
+    /// Two dials of one life cross within the gate's time-out. Whoever comes later than that, in whichever life,
+    /// has lost the connection that we still believe in.
+    fn place_for(self, life: Life, now: Instant) -> Place {
+        if life > self.life || now.duration_since(self.since) > ADMISSION_TIMEOUT {
+            Place::Taken
+        } else if life == self.life {
+            Place::Free
+        } else {
+            Place::Refused
+        }
+    }
 }
 
 impl Reception {
     pub(crate) fn new(gate: Arc<dyn Gate>) -> Self {
-        Self { gate, state: Mutex::default() }
+        Self { gate, state: Mutex::default(), outlived: Notify::new(), left: Notify::new() }
     }
 
     pub(crate) fn gate(&self) -> &dyn Gate {
@@ -102,6 +146,53 @@ impl Reception {
     /// Forgets machines that are neither connected nor about to be.
     pub(crate) fn forget(&self, peer: &PeerId) {
         self.state().passed.remove(peer);
+    }
+
+    /// A machine is connected now.
+    pub(crate) fn stands(&self, peer: PeerId, life: Life) {
+        self.state().standing.insert(peer, Standing { life, since: Instant::now() });
+    }
+
+    /// A machine is connected no more.
+    pub(crate) fn left(&self, peer: &PeerId) {
+        {
+            let mut state = self.state();
+            state.standing.remove(peer);
+            state.outlived.remove(peer);
+        }
+        self.left.notify_waiters();
+    }
+
+    /// The next machine whose connections are those of an earlier life, and must be closed.
+    pub(crate) async fn next_outlived(&self) -> PeerId {
+        loop {
+            if let Some(peer) = self.state().outlived.pop_first() {
+                return peer;
+            }
+            self.outlived.notified().await;
+        }
+    }
+
+    /// Waits until nothing of an earlier life of a machine is connected.
+    async fn make_room(&self, peer: PeerId, life: Life) -> Result<(), AdmissionError> {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            // From here on nothing is missed, whatever happens between the look and the wait.
+            left.as_mut().enable();
+            let standing = self.state().standing.get(&peer).copied();
+            let Some(standing) = standing else { return Ok(()) };
+            match standing.place_for(life, Instant::now()) {
+                Place::Free => return Ok(()),
+                Place::Refused => {
+                    return Err(AdmissionError::EarlierLife { came: life, stands: standing.life });
+                }
+                Place::Taken => {
+                    self.state().outlived.insert(peer);
+                    self.outlived.notify_one();
+                    left.await;
+                }
+            }
+        }
     }
 
     /// How many machines are remembered, and a chance to drop those that are not connected: a connection can
@@ -173,6 +264,7 @@ impl Reception {
             }
             None => None,
         };
+        self.make_room(peer, admitted.life).await?;
         if !dialled {
             self.say_hello(&mut stream).await?;
         }
@@ -200,5 +292,23 @@ impl std::fmt::Display for WithCauses<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_life_takes_the_place_at_once_and_an_earlier_one_when_no_dials_can_have_crossed() {
+        let since = Instant::now();
+        let standing = Standing { life: Life(5), since };
+        let late = since + ADMISSION_TIMEOUT + Duration::from_millis(1);
+        assert_eq!(standing.place_for(Life(6), since), Place::Taken);
+        assert_eq!(standing.place_for(Life(5), since), Place::Free);
+        assert_eq!(standing.place_for(Life(4), since), Place::Refused);
+        // The machine's clock went back, or it lost a connection that we still believe in.
+        assert_eq!(standing.place_for(Life(4), late), Place::Taken);
+        assert_eq!(standing.place_for(Life(5), late), Place::Taken);
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::address::PeerAddress;
-use super::admission::{ADMISSION_TIMEOUT, Passed, Reception, WithCauses};
+use super::admission::{Passed, Reception, WithCauses};
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::book::Book;
 use super::config::MeshConfig;
@@ -57,8 +57,6 @@ pub(super) struct Connected {
     pub(super) address: Option<SocketAddr>,
     /// Whether the program was told: once it hears what is gossiped.
     pub(super) joined: bool,
-    /// Since when.
-    pub(super) since: Moment,
 }
 
 /// A look-up of a host name that is under way, and what for.
@@ -154,6 +152,11 @@ impl Task {
                     None => break None,
                 },
                 Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict),
+                peer = self.reception.next_outlived() => {
+                    tracing::debug!(%peer, "a new life of a machine: the connections of its old one are closed");
+                    // They may have gone by themselves meanwhile.
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
                 Some(answered) = self.requests.next_answer() => self.on_answered(answered),
                 Some(resolved) = self.resolving.join_next() => {
                     // A look-up that panicked found nothing; its next try comes with the next round.
@@ -318,7 +321,8 @@ impl Task {
             self.book.set_connected(&key, true, now);
         }
         let address = socket_address(endpoint.get_remote_address());
-        self.connected.insert(key, Connected { peer, passed, address, joined: false, since: now });
+        self.reception.stands(peer, passed.admitted.life);
+        self.connected.insert(key, Connected { peer, passed, address, joined: false });
         self.neighbours.connected(key, beyond, directory, bootstrap, now);
         tracing::debug!(peer = %enrolment.server, site = %enrolment.site, "machine connected");
         if directory {
@@ -328,19 +332,14 @@ impl Task {
         self.reach_again();
     }
 
-    /// A machine connects beside a connection that it has. Two dials may have crossed; but one that comes later,
-    /// or from another data plane, has begun a new life, and the other connection is a dead one that has not run
-    /// out yet. Gossipsub tells what it is subscribed to on a machine's first connection only, so the new life
-    /// would stay deaf: all of it is dropped, and it comes again as a first one.
+    /// A machine connects beside a connection that it has: two dials have crossed, of one life, for the gate lets
+    /// no other stand beside it. Only if both lives were on their way from the gate to here at once did neither
+    /// see the other there: then all are dropped, and the one that lives comes again.
     fn on_connected_again(&mut self, peer: &PeerId) {
-        let now = self.now();
         let Some(connected) = peer_key(peer).and_then(|key| self.connected.get(&key)) else { return };
-        let moved = self
-            .reception
-            .passed(peer)
-            .is_some_and(|passed| passed.admitted.data_address != connected.passed.admitted.data_address);
-        if moved || now.since(connected.since) > ADMISSION_TIMEOUT {
-            tracing::debug!(peer = %connected.passed.admitted.enrolment.server, "a new life: dropped to come again");
+        let life = connected.passed.admitted.life;
+        if self.reception.passed(peer).is_some_and(|passed| passed.admitted.life != life) {
+            tracing::debug!(peer = %connected.passed.admitted.enrolment.server, "two lives at once: both dropped");
             let _ = self.swarm.disconnect_peer_id(*peer);
         }
     }
@@ -354,6 +353,7 @@ impl Task {
         let now = self.now();
         let Some(key) = peer_key(peer) else { return };
         let Some(connected) = self.connected.remove(&key) else { return };
+        self.reception.left(peer);
         tracing::debug!(peer = %connected.passed.admitted.enrolment.server, "machine left");
         self.book.set_connected(&key, false, now);
         self.neighbours.disconnected(key, now);

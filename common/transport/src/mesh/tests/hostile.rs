@@ -23,7 +23,7 @@ use super::super::codec::{ASK_BYTES_MAX, Ask};
 use super::super::record::quic_multiaddr;
 use super::{Node, Shape, machine_key, public, within};
 use crate::fixture::Fleet;
-use crate::gate::{Hello, peer_id};
+use crate::gate::{Hello, Life, peer_id};
 
 fn keypair(key: &SigningKey) -> identity::Keypair {
     identity::Keypair::ed25519_from_bytes(key.to_bytes()).unwrap()
@@ -71,7 +71,7 @@ async fn refusal_of(fleet: &Fleet) -> (Multiaddr, oneshot::Receiver<Result<PeerI
 }
 
 fn hello(enrolment: SignedDocument) -> Vec<u8> {
-    Hello { enrolment, data_address: String::new() }.encode().unwrap()
+    Hello { enrolment, data_address: String::new(), life: Life(1) }.encode().unwrap()
 }
 
 fn greeting(hello: Vec<u8>, record: Option<Signed>) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! only there so that a failure ends.
 
 mod hostile;
+mod lives;
 mod scenarios;
 
 use std::future::Future;
@@ -42,6 +43,7 @@ pub(super) struct Node {
 /// How a node differs from an agent that dials nobody.
 pub(super) struct Shape<'a> {
     pub(super) site: &'a str,
+    pub(super) listen: &'a str,
     pub(super) bootstrap: Vec<&'a Node>,
     pub(super) directory: bool,
     pub(super) decision: Decision,
@@ -52,6 +54,7 @@ impl Default for Shape<'_> {
     fn default() -> Self {
         Self {
             site: "base",
+            listen: "127.0.0.1:0",
             bootstrap: Vec::new(),
             directory: false,
             decision: Decision::Accept,
@@ -93,7 +96,7 @@ impl Node {
             key,
             fleet: fleet.id.clone(),
             site: SiteId::new(shape.site).unwrap(),
-            listen: vec!["127.0.0.1:0".into()],
+            listen: vec![shape.listen.to_owned()],
             announce: Vec::new(),
             bootstrap: bootstrap.collect(),
             gate: Arc::clone(&gate) as Arc<dyn crate::gate::Gate>,
