@@ -7,6 +7,7 @@
 
 pub mod invariants;
 pub mod options;
+pub mod scenario;
 pub mod world;
 
 mod chance;
@@ -22,4 +23,5 @@ mod trace;
 
 pub use invariants::Violation;
 pub use options::{Fault, Mutant, Options};
+pub use scenario::Scenario;
 pub use world::{Outcome, World};

@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 
 use lunar_common::order::draw_below;
+use serde::{Deserialize, Serialize};
 
 /// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// Messages are lost.
     Loss,
