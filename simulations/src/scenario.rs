@@ -344,7 +344,7 @@ pub struct Release {
 }
 
 /// What goes wrong. Every run draws from here one explicit plan of faults.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Faults {
     /// The kinds that are on in every run.
@@ -353,12 +353,34 @@ pub struct Faults {
     pub probability: Fraction,
     /// For how long faults happen; then the world heals, and must converge.
     pub for_s: u64,
+    /// Sites that are cut off, from the others and from Earth, whatever is drawn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub site_lost: Vec<SiteLost>,
+    /// A coordinator that dies again and again, whatever is drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coordinator_flaps: Option<Flaps>,
 }
 
-impl Default for Faults {
-    fn default() -> Self {
-        Self { on: BTreeSet::new(), probability: Fraction::ZERO, for_s: 0 }
-    }
+/// A site that nobody hears, and that hears nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteLost {
+    /// Which.
+    pub site: SiteId,
+    /// From when on, in seconds after the campaign's beginning.
+    pub from_s: u64,
+    /// For how long, in seconds.
+    pub for_s: u64,
+}
+
+/// Something that dies and comes back, as long as faults happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flaps {
+    /// Between two deaths, in seconds.
+    pub every_s: u64,
+    /// How long it is gone each time, in seconds.
+    pub down_s: u64,
 }
 
 /// What some servers do to the others.

@@ -120,6 +120,18 @@ const WRONG: &[(&str, &str, usize, &str)] = &[
     ("for_s = 300", "for_s = 9", 64, "9 is out of range: write 60 to 86400"),
     ("for_s = 300", "for_s = 300\n[peers]\nhostile = 0.5", 66, "at most 0.34"),
     (
+        "for_s = 300",
+        "for_s = 300\nsite_lost = [{ site = \"rum\", from_s = 1, for_s = 9 }]",
+        65,
+        "there is no such site; there are base, rim",
+    ),
+    (
+        "for_s = 300",
+        "for_s = 300\ncoordinator_flaps = { every_s = 60, down_s = 60 }",
+        65,
+        "60 is out of range: write 1 to 59",
+    ),
+    (
         "[hold]",
         "[links.earth]\nblackouts = [{ from_s = 9, for_s = 9 }, { from_s = 1, for_s = 1 }]\n[hold]",
         34,

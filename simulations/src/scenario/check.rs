@@ -327,12 +327,30 @@ fn faults(scenario: &Scenario, found: &mut Found<'_>) {
         let problem = format!("no server is a `{model}`; fleet.hardware lists {known:?}");
         found.say("release.fails_on_hardware", problem);
     }
-    let any = faults.probability > Fraction::ZERO || !faults.on.is_empty();
+    let named = !faults.site_lost.is_empty() || faults.coordinator_flaps.is_some();
+    let any = faults.probability > Fraction::ZERO || !faults.on.is_empty() || named;
     let most = u64::from(scenario.days) * 86_400;
     if any {
         found.range("faults.for_s", faults.for_s, FAULTS_S_MIN, most);
     } else if faults.for_s > 0 {
         found.say("faults.for_s", "no fault is on: write faults.on or faults.probability, or take it out");
+    }
+    let names = scenario.site_names();
+    for (at, lost) in faults.site_lost.iter().enumerate() {
+        let key = format!("faults.site_lost[{at}]");
+        if !names.contains(&lost.site) {
+            let known: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+            found.say(
+                &format!("{key}.site"),
+                format!("there is no such site; there are {}", known.join(", ")),
+            );
+        }
+        found.range(&format!("{key}.for_s"), lost.for_s, 1, faults.for_s.saturating_sub(lost.from_s).max(1));
+    }
+    if let Some(flaps) = faults.coordinator_flaps {
+        found.range("faults.coordinator_flaps.every_s", flaps.every_s, 10, most);
+        let rest = flaps.every_s.saturating_sub(1).max(1);
+        found.range("faults.coordinator_flaps.down_s", flaps.down_s, 1, rest);
     }
     if scenario.peers.hostile.in_million() > HOSTILE_PER_MILLION_MAX {
         found.say("peers.hostile", "the swarm claims to survive a third: write at most 0.34");
