@@ -6,6 +6,8 @@
 //! change a core: what is wrong is put in at the edges, as the network, the disk and the power do it.
 
 pub mod invariants;
+pub mod measure;
+pub mod observe;
 pub mod options;
 pub mod scenario;
 pub mod world;
