@@ -11,6 +11,9 @@ use lunar_agent_core::applier::protocol::{Permission, Request, Task};
 use lunar_agent_core::effect::ApplierCommand;
 use lunar_agent_core::input::{ApplierStatus, AskId, Input};
 use lunar_common::ids::ServerId;
+use lunar_common::time::Moment;
+use lunar_common::trust::TrustState;
+use lunar_common::wire::Signed;
 use lunar_transport::trust_gate::TrustGate;
 use tokio::sync::mpsc;
 
@@ -83,14 +86,22 @@ impl Link {
         let request = match question.command {
             ApplierCommand::Status => Request::Status(task),
             ApplierCommand::Stage => Request::Stage(task),
+            ApplierCommand::Check { grant, claim_sent } => {
+                Request::Check(task, permission(&trust, grant, claim_sent)?)
+            }
             ApplierCommand::Begin { grant, claim_sent } => {
-                let coordinator = trust.machine(&grant.signer).ok_or(LinkError::UnknownCoordinator)?;
-                let coordinator = (**coordinator.document()).clone();
-                Request::Begin(task, Box::new(Permission { grant, coordinator, claim_sent }))
+                Request::Begin(task, permission(&trust, grant, claim_sent)?)
             }
             ApplierCommand::Commit => Request::Commit(task),
             ApplierCommand::RollBack { cause } => Request::RollBack { task, cause },
         };
         Ok(self.client.status(&request).await?)
     }
+}
+
+/// What permits a start: the grant, with the enrolment of whoever signed it.
+fn permission(trust: &TrustState, grant: Signed, claim_sent: Moment) -> Result<Box<Permission>, LinkError> {
+    let coordinator = trust.machine(&grant.signer).ok_or(LinkError::UnknownCoordinator)?;
+    let coordinator = (**coordinator.document()).clone();
+    Ok(Box::new(Permission { grant, coordinator, claim_sent }))
 }

@@ -29,12 +29,13 @@ impl Disk {
 
     /// What the applier finds when it looks.
     pub(crate) fn found(&self) -> Found {
-        let link = match self.link {
-            None => return Found::default(),
-            Some(id) if self.releases.contains_key(&id) => Link::Release(id),
-            Some(id) => Link::Strange(format!("a link to {id:.16}, which is not there")),
-        };
-        Found(BTreeMap::from([(release_name(), link)]))
+        let whole = self.releases.iter().filter(|(_, whole)| **whole);
+        let releases = whole.map(|(id, _)| (release_name(), *id)).collect();
+        let link = self.link.map(|id| match self.releases.contains_key(&id) {
+            true => Link::Release(id),
+            false => Link::Strange(format!("a link to {id:.16}, which is not there")),
+        });
+        Found { links: link.into_iter().map(|link| (release_name(), link)).collect(), releases }
     }
 
     /// A step begins: what is there while it runs, and if it is cut off.

@@ -10,6 +10,8 @@ use lunar_agent_core::applier::protocol::{Permission, Reply, Request, Task};
 use lunar_agent_core::effect::ApplierCommand;
 use lunar_agent_core::input::{ApplierStatus, AskId, CallId, Input as NodeInput};
 use lunar_common::document::SignedDocument;
+use lunar_common::time::Moment;
+use lunar_common::wire::Signed;
 
 use crate::options::{Fault, Mutant};
 use crate::world::{Event, World};
@@ -60,10 +62,11 @@ impl World {
         let request = match command {
             ApplierCommand::Status => Request::Status(task),
             ApplierCommand::Stage => Request::Stage(task),
+            ApplierCommand::Check { grant, claim_sent } => {
+                Request::Check(task, self.permission(server, grant, claim_sent)?)
+            }
             ApplierCommand::Begin { grant, claim_sent } => {
-                let trust = self.servers[server].node.as_ref()?.trust();
-                let coordinator = (**trust.machine(&grant.signer)?.document()).clone();
-                Request::Begin(task, Box::new(Permission { grant, coordinator, claim_sent }))
+                Request::Begin(task, self.permission(server, grant, claim_sent)?)
             }
             ApplierCommand::Commit => Request::Commit(task),
             ApplierCommand::RollBack { cause } => Request::RollBack { task, cause },
@@ -72,6 +75,12 @@ impl World {
             Reply::Status(status) => Some(status),
             Reply::Hello { .. } | Reply::Document { .. } | Reply::Unreadable { .. } => None,
         }
+    }
+
+    fn permission(&self, server: usize, grant: Signed, claim_sent: Moment) -> Option<Box<Permission>> {
+        let trust = self.servers[server].node.as_ref()?.trust();
+        let coordinator = (**trust.machine(&grant.signer)?.document()).clone();
+        Some(Box::new(Permission { grant, coordinator, claim_sent }))
     }
 
     fn pass_on(&mut self, server: usize) -> Option<()> {

@@ -131,6 +131,13 @@ pub enum ApplierCommand {
     Status,
     /// Unpack and verify beside the running version.
     Stage,
+    /// Say whether `Begin` would be permitted now. Changes nothing.
+    Check {
+        /// The signed grant, which the applier verifies for itself.
+        grant: Signed,
+        /// When the claim that it answers was sent.
+        claim_sent: Moment,
+    },
     /// Back up, switch, restart, and arm the dead man's switch.
     Begin {
         /// The signed grant, which the applier verifies for itself.

@@ -5,7 +5,6 @@
 //! rename. Reads packs that the network half owns, and believes none of them. Refuses to touch a `current`
 //! that it did not make, to remove what runs, and to begin without room.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,9 @@ use super::disk::Disk;
 
 /// Names under the root that are looked at. A server runs a handful of services.
 const NAMES_MAX: usize = 1024;
+
+/// Entries of one name's releases that are looked at: more than any plan keeps.
+const RELEASES_MAX: usize = 1024;
 
 /// Bytes that stay free beyond the content's own: file system blocks and names.
 const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
@@ -139,25 +141,31 @@ impl Releases {
         self
     }
 
-    /// What the links say. A root that is not there has none.
+    /// What the links say, and which releases lie ready. A root that is not there has none.
     #[must_use]
     pub fn found(&self) -> Found {
-        let mut found = BTreeMap::new();
+        let mut found = Found::default();
         let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
         for entry in entries.take(NAMES_MAX) {
             let name = entry.file_name();
             let Some(Ok(name)) = name.to_str().map(ArtifactName::new) else { continue };
-            match self.current(&name) {
-                Ok(None) => {}
-                Ok(Some(id)) => {
-                    found.insert(name, Link::Release(id));
-                }
-                Err(error) => {
-                    found.insert(name, Link::Strange(super::chain(&error)));
-                }
-            }
+            let link = match self.current(&name) {
+                Ok(running) => running.map(Link::Release),
+                Err(error) => Some(Link::Strange(super::chain(&error))),
+            };
+            // A release gets its name by the rename that ends its unpacking.
+            found.releases.extend(self.unpacked(&name).map(|id| (name.clone(), id)));
+            found.links.extend(link.map(|link| (name, link)));
         }
-        Found(found)
+        found
+    }
+
+    fn unpacked(&self, name: &ArtifactName) -> impl Iterator<Item = ArtifactId> {
+        let entries = std::fs::read_dir(self.releases(name)).into_iter().flatten().flatten();
+        entries
+            .take(RELEASES_MAX)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
     }
 
     /// Removes what was left behind, and every release that is neither kept nor running.

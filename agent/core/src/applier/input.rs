@@ -3,7 +3,7 @@
 //! Owns [`Input`]. Main invariant: nothing else reaches the machine; a step's end repeats the id of its run,
 //! so that the end of a run that is no longer wanted is recognised. Refuses nothing by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::ids::{ArtifactId, ArtifactName};
 
@@ -19,7 +19,7 @@ pub enum Input {
         call: CallId,
         /// What it asks.
         request: Request,
-        /// What the links on the disk say just now.
+        /// What lies on the disk just now.
         found: Found,
     },
     /// A step that was run is over.
@@ -35,11 +35,16 @@ pub enum Input {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u64);
 
-/// What is installed, by the links on the disk.
+/// What is installed and what lies ready, by a look at the disk. Names only: bytes are checked by the steps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found(pub BTreeMap<ArtifactName, Link>);
+pub struct Found {
+    /// What stands where a release's link belongs.
+    pub links: BTreeMap<ArtifactName, Link>,
+    /// The releases that were unpacked to their end and are still there.
+    pub releases: BTreeSet<(ArtifactName, ArtifactId)>,
+}
 
-/// What stands where a release's link belongs. Absent from [`Found`]: nothing.
+/// What stands where a release's link belongs. Absent from [`Found::links`]: nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
     /// A link to a release that is there.
@@ -54,7 +59,7 @@ impl Found {
     /// # Errors
     /// What stands there instead, for people.
     pub fn running(&self, name: &ArtifactName) -> Result<Option<ArtifactId>, String> {
-        match self.0.get(name) {
+        match self.links.get(name) {
             None => Ok(None),
             Some(Link::Release(id)) => Ok(Some(*id)),
             Some(Link::Strange(what)) => Err(what.clone()),

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use lunar_common::document::Verified;
 use lunar_common::ids::{ArtifactId, ArtifactName, ServerId};
+use lunar_common::lease::Grant;
 use lunar_common::plan::{Install, Plan};
 use lunar_common::retry::BackOff;
 use lunar_common::time::{Moment, Now, millis};
@@ -161,7 +162,11 @@ impl Machine {
                 self.status(&task, found, refused)
             }
             Request::Begin(task, permission) => {
-                let refused = self.begin(&task, &permission, found, now);
+                let refused = self.begin(&task, &permission, found, now).err();
+                self.status(&task, found, refused)
+            }
+            Request::Check(task, permission) => {
+                let refused = self.may_begin(&task, &permission, found, now).err();
                 self.status(&task, found, refused)
             }
             Request::Commit(task) => {
@@ -232,7 +237,12 @@ impl Machine {
         };
         match &mut self.journal.work {
             // The same set for the next attempt: what lies ready stays ready.
-            Some(work) if work.task.plan == task.plan => work.task = task.clone(),
+            Some(work)
+                if work.task.plan == task.plan
+                    && (work.progress != Progress::Staged || missing(work, found).is_none()) =>
+            {
+                work.task = task.clone();
+            }
             _ => {
                 let work = match new_work(task, plan, found) {
                     Ok(work) => work,
@@ -246,30 +256,42 @@ impl Machine {
         None
     }
 
-    /// Begins, if it is permitted. Why not, if refused.
-    fn begin(&mut self, task: &Task, permission: &Permission, found: &Found, now: Now) -> Option<String> {
+    /// What would be done under which grant, if it may begin now; `None`: it began or ended before. The error
+    /// says why it may not. Changes nothing.
+    fn may_begin(
+        &self,
+        task: &Task,
+        permission: &Permission,
+        found: &Found,
+        now: Now,
+    ) -> Result<Option<(Work, Grant)>, String> {
         if self.is_over(task) {
-            return None;
+            return Ok(None);
         }
         match &self.journal.work {
-            Some(work) if work.progress.begun() => return None,
+            Some(work) if work.progress.begun() => return Ok(None),
             Some(work) if work.task == *task => match work.progress {
                 Progress::Staged => {}
-                _ => return Some("the set is still being unpacked".to_owned()),
+                _ => return Err("the set is still being unpacked".to_owned()),
             },
-            _ => return Some("nothing was staged for this plan and attempt".to_owned()),
+            _ => return Err("nothing was staged for this plan and attempt".to_owned()),
         }
-        self.begun(task, permission, found, now).err()
-    }
-
-    fn begun(&mut self, task: &Task, permission: &Permission, found: &Found, now: Now) -> Result<(), String> {
         let used = (self.journal.epoch_used, self.journal.fence_used);
         let refused = |refusal: NotPermitted| refusal.to_string();
         let grant =
             permission::check(&self.trust, &self.server, task, permission, used, now).map_err(refused)?;
         let (plan, _) = permission::plan_for(&self.trust, &self.server, task).map_err(refused)?;
         // What runs may have changed since it was staged: what is gone back to is what runs now.
-        let mut work = new_work(task, plan, found)?;
+        let work = new_work(task, plan, found)?;
+        match missing(&work, found) {
+            Some(bundle) => Err(format!("the staged release {:.16} of {} is gone", bundle.id, bundle.name)),
+            None => Ok(Some((work, grant))),
+        }
+    }
+
+    /// Begins, if it is permitted. Why not, if refused.
+    fn begin(&mut self, task: &Task, permission: &Permission, found: &Found, now: Now) -> Result<(), String> {
+        let Some((mut work, grant)) = self.may_begin(task, permission, found, now)? else { return Ok(()) };
         let deadline = now.moment.after(Duration::from_millis(work.commit_within_ms));
         work.progress = Progress::Applying { step: 0, deadline };
         self.journal.work = Some(work);
@@ -521,6 +543,12 @@ fn new_work(task: &Task, plan: &Verified<Plan>, found: &Found) -> Result<Work, S
         commit_within_ms: millis(plan.lease.commit_within()),
         progress: Progress::Staging { step: 0 },
     })
+}
+
+/// The first of a set that does not lie ready.
+fn missing<'a>(work: &'a Work, found: &Found) -> Option<&'a Bundle> {
+    let lies = |bundle: &Bundle| found.releases.contains(&(bundle.name.clone(), bundle.id));
+    work.pieces.iter().map(|piece| &piece.bundle).find(|bundle| !lies(bundle))
 }
 
 type History = std::collections::BTreeMap<ArtifactName, Vec<ArtifactId>>;

@@ -24,7 +24,9 @@ pub const REPLY_BYTES_MAX: usize = DOCUMENTS_KEPT_MAX * 32 + 16 * 1024;
 /// Longest cause or reason in bytes; longer ones are cut. Enough for a failing program's last lines.
 pub const CAUSE_BYTES_MAX: usize = 2 * 1024;
 
-/// A request of the network half. Every one may be repeated: a repeat changes nothing.
+/// A request of the network half. Every one may be repeated: a repeat changes nothing. A new one is added at the
+/// end, so that the others keep their numbers: a root half of the version before answers it as
+/// [`Reply::Unreadable`], which the network half takes for an applier that cannot be reached, and waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// The first on each connection. Answered by [`Reply::Hello`].
@@ -47,6 +49,9 @@ pub enum Request {
         /// Why, for people.
         cause: String,
     },
+    /// Whether [`Self::Begin`] would be permitted now, asked while the server still has its traffic. Changes
+    /// nothing; `Begin` is judged anew. Answered [`crate::input::ApplierStage::Staged`] if it would be.
+    Check(Task, Box<Permission>),
 }
 
 /// What a request is about.

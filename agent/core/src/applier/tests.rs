@@ -273,11 +273,80 @@ fn nothing_begins_without_a_permission_for_exactly_this() {
     bench.refuses_to_begin(good.clone(), "does not list in `from`");
     bench.found = Bench::found(None, None);
     bench.refuses_to_begin(good.clone(), "nothing runs as web");
-    bench.found = Found([(name_of("web"), Link::Strange("a directory".into()))].into());
+    bench.found = Bench::found(None, None);
+    bench.found.links = [(name_of("web"), Link::Strange("a directory".into()))].into();
     bench.refuses_to_begin(good.clone(), "not as it was left");
+    bench.found = Bench::found(Some(OLD), None);
+    bench.found.releases.remove(&(name_of("tools"), TOOLS));
+    bench.refuses_to_begin(good.clone(), "of tools is gone");
     bench.found = Bench::found(Some(OLD), None);
     bench.ask(Request::Begin(bench.task(1), Box::new(good)));
     assert_eq!(bench.stage(1), ApplierStage::Applying, "after all that, the good one is taken");
+}
+
+#[test]
+fn a_check_answers_for_the_beginning_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let check =
+        |bench: &Bench, attempt| Request::Check(bench.task(attempt), Box::new(bench.permission(attempt, 10)));
+    assert!(bench.refused(check(&bench, 1)).contains("nothing was staged"));
+    bench.ask(Request::Stage(bench.task(1)));
+    assert!(bench.refused(check(&bench, 1)).contains("still being unpacked"));
+    bench.steps_until_quiet();
+    let before = bench.machine.journal().clone();
+
+    for _ in 0..2 {
+        let effects = bench.ask(check(&bench, 1));
+        assert_eq!(kinds(&effects), ["reply"]);
+        assert_eq!(
+            status(&effects),
+            ApplierStatus { running: vec![Some(OLD), None], stage: ApplierStage::Staged }
+        );
+        assert_eq!(*bench.machine.journal(), before, "the grant is not used up");
+    }
+    assert!(bench.refused(check(&bench, 2)).contains("nothing was staged"));
+
+    bench.ask(bench.begin(1, 10));
+    assert_eq!(status(&bench.ask(check(&bench, 1))).stage, ApplierStage::Applying, "it says where it is");
+    bench.steps_until_quiet();
+    bench.ask(bench.roll_back(1, "not healthy"));
+    bench.steps_until_quiet();
+    let over = ApplierStage::RolledBack { cause: "not healthy".into() };
+    assert_eq!(status(&bench.ask(check(&bench, 1))).stage, over);
+}
+
+#[test]
+fn what_was_staged_and_is_gone_is_unpacked_anew_for_the_next_attempt() {
+    let mut bench = Bench::staged();
+    bench.ask(Request::Stage(bench.task(2)));
+    assert_eq!(bench.steps_until_quiet(), [""; 0], "what lies ready stays ready");
+    bench.found.releases.remove(&(name_of("web"), NEW));
+
+    let effects = bench.ask(Request::Stage(bench.task(3)));
+
+    assert_eq!(kinds(&effects), ["persist", "reply", "run prune web"]);
+    assert_eq!(bench.steps_until_quiet(), ["prune web", "stage web", "prune tools", "stage tools"]);
+    assert_eq!(bench.stage(3), ApplierStage::Staged);
+}
+
+#[test]
+fn requests_keep_their_numbers_on_the_wire() {
+    let bench = Bench::new();
+    let requests = [
+        Request::Hello,
+        Request::Document(fixture::halt()),
+        Request::Status(bench.task(1)),
+        Request::Stage(bench.task(1)),
+        bench.begin(1, 10),
+        Request::Commit(bench.task(1)),
+        bench.roll_back(1, "not healthy"),
+        Request::Check(bench.task(1), Box::new(bench.permission(1, 10))),
+    ];
+    for (number, request) in requests.into_iter().enumerate() {
+        let bytes = request.encode().unwrap();
+        assert_eq!(usize::from(bytes[1]), number, "{request:?}");
+        assert_eq!(Request::decode(&bytes).unwrap(), request);
+    }
 }
 
 #[test]
@@ -434,7 +503,9 @@ impl Bench {
 
     fn found(web: Option<ArtifactId>, tools: Option<ArtifactId>) -> Found {
         let link = |name, id: Option<ArtifactId>| id.map(|id| (name_of(name), Link::Release(id)));
-        Found(link("web", web).into_iter().chain(link("tools", tools)).collect())
+        let links = link("web", web).into_iter().chain(link("tools", tools)).collect();
+        let releases = [("web", OLD), ("web", NEW), ("tools", TOOLS)];
+        Found { links, releases: releases.map(|(name, id)| (name_of(name), id)).into() }
     }
 
     /// The same server after the applier was killed.
@@ -516,10 +587,14 @@ impl Bench {
 
     fn refuses_to_begin_attempt(&mut self, attempt: u64, permission: Permission, says: &str) {
         let before = self.machine.journal().clone();
-        let reason = self.refused(Request::Begin(self.task(attempt), Box::new(permission)));
-        assert!(reason.contains(says), "{reason:?} does not say {says:?}");
-        assert_eq!(*self.machine.journal(), before, "a refusal leaves no trace");
-        assert_eq!(self.stage(attempt), ApplierStage::Staged);
+        let (task, permission) = (self.task(attempt), Box::new(permission));
+        // Whatever would be refused after the drain is refused before it.
+        for request in [Request::Check(task.clone(), permission.clone()), Request::Begin(task, permission)] {
+            let reason = self.refused(request);
+            assert!(reason.contains(says), "{reason:?} does not say {says:?}");
+            assert_eq!(*self.machine.journal(), before, "a refusal leaves no trace");
+            assert_eq!(self.stage(attempt), ApplierStage::Staged);
+        }
     }
 
     /// Ends the step that runs, with success.

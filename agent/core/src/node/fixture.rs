@@ -172,6 +172,7 @@ fn word(effect: &Effect) -> String {
         Effect::Applier { command, .. } => match command {
             ApplierCommand::Status => "applier status".into(),
             ApplierCommand::Stage => "applier stage".into(),
+            ApplierCommand::Check { .. } => "applier check".into(),
             ApplierCommand::Begin { .. } => "applier begin".into(),
             ApplierCommand::Commit => "applier commit".into(),
             ApplierCommand::RollBack { .. } => "applier roll back".into(),

@@ -63,6 +63,7 @@ impl Bench {
         bench.probed(Outcome::Healthy);
         bench.grant(1);
         assert_eq!(bench.phase(), Some(Phase::PreCheck));
+        bench.applier(ApplierStage::Staged, OLD);
         bench
     }
 
@@ -71,6 +72,7 @@ impl Bench {
         let mut bench = Self::queued(false, hooks);
         bench.probed(Outcome::Healthy);
         bench.grant(1);
+        bench.applier(ApplierStage::Staged, OLD);
         bench.probed(Outcome::Healthy);
         if hooks {
             bench.hook(None);
@@ -184,7 +186,8 @@ fn a_campaign_goes_from_plan_to_release_with_every_step_journaled_first() {
     assert_eq!(staged, ["persist queued", "log staging -> queued", "probe before"]);
     assert_eq!(bench.probed(Outcome::Healthy), ["claim attempt 1"]);
     let granted = bench.grant(1);
-    assert_eq!(granted, ["persist pre-check +lease", "log queued -> pre-check", "probe before"]);
+    assert_eq!(granted, ["persist pre-check +lease", "log queued -> pre-check", "applier check"]);
+    assert_eq!(bench.applier(ApplierStage::Staged, OLD), ["probe before"]);
     let started = bench.probed(Outcome::Healthy);
     assert_eq!(started, ["persist draining +started", "log pre-check -> draining", "hook /bin/drain"]);
     let drained = bench.hook(None);
@@ -394,6 +397,7 @@ fn a_drain_hook_that_fails_turns_back_before_anything_is_installed() {
     let mut bench = Bench::queued(false, true);
     bench.probed(Outcome::Healthy);
     bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
     bench.probed(Outcome::Healthy);
     let failed = bench.hook(Some("exit status 1"));
     assert_eq!(
@@ -484,7 +488,7 @@ fn a_restart_in_the_middle_goes_back_and_a_restart_after_the_verdict_goes_forwar
 #[test]
 fn a_held_grant_survives_a_restart_of_the_agent_and_not_one_of_the_machine() {
     let mut bench = Bench::granted();
-    assert_eq!(bench.restart(1), ["persist pre-check +lease", "probe before"]);
+    assert_eq!(bench.restart(1), ["persist pre-check +lease", "applier check"]);
     assert_eq!(
         bench.restart(2),
         [
@@ -560,10 +564,12 @@ fn the_group_is_asked_before_the_claim_and_again_before_the_start() {
     assert_eq!(asked, ["persist trust", "trust changed", "ask srv-2"]);
     assert_eq!(bench.neighbour_answers(true), ["claim attempt 1"]);
     bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
     assert_eq!(bench.probed(Outcome::Healthy), ["ask srv-2"], "the members are known by now");
     assert_eq!(bench.neighbour_answers(false), Vec::<String>::new());
     assert_eq!(bench.phase(), Some(Phase::PreCheck), "a neighbour that is not up keeps it waiting");
-    assert_eq!(bench.after(Duration::from_secs(2)), ["probe before"]);
+    assert_eq!(bench.after(Duration::from_secs(2)), ["applier check"]);
+    assert_eq!(bench.applier(ApplierStage::Staged, OLD), ["probe before"]);
     assert_eq!(bench.probed(Outcome::Healthy), ["ask srv-2"]);
     let started = bench.neighbour_answers(true);
     assert_eq!(started[0], "persist draining +started");

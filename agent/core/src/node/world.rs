@@ -60,11 +60,17 @@ impl Applier {
             ApplierCommand::Stage if stage == ApplierStage::Idle => {
                 self.at = Some((attempt, ApplierStage::Staged));
             }
+            ApplierCommand::Check { grant, claim_sent } if stage == ApplierStage::Staged => {
+                if let Some(refused) = self.too_late(attempt, grant, *claim_sent, now) {
+                    return refused;
+                }
+            }
+            ApplierCommand::Check { .. } => {
+                return self.status(ApplierStage::Refused { reason: "not staged".into() });
+            }
             ApplierCommand::Begin { grant, claim_sent } if stage == ApplierStage::Staged => {
-                let grant: Grant = grant.open().unwrap();
-                assert_eq!(grant.attempt, attempt);
-                if now > claim_sent.after(Duration::from_millis(grant.start_within_ms)) {
-                    return self.status(ApplierStage::Refused { reason: "too late".into() });
+                if let Some(refused) = self.too_late(attempt, grant, *claim_sent, now) {
+                    return refused;
                 }
                 self.begun += 1;
                 self.new_runs = true;
@@ -87,6 +93,13 @@ impl Applier {
 
     fn status(&self, stage: ApplierStage) -> ApplierStatus {
         ApplierStatus { running: vec![Some(if self.new_runs { NEW } else { OLD })], stage }
+    }
+
+    fn too_late(&self, attempt: Attempt, grant: &Signed, sent: Moment, now: Moment) -> Option<ApplierStatus> {
+        let grant: Grant = grant.open().unwrap();
+        assert_eq!(grant.attempt, attempt);
+        let late = now > sent.after(Duration::from_millis(grant.start_within_ms));
+        late.then(|| self.status(ApplierStage::Refused { reason: "too late".into() }))
     }
 
     /// The dead man's switch.

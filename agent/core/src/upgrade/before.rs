@@ -172,6 +172,8 @@ impl Upgrade {
         }
     }
 
+    /// Under a grant, with the server up: the root half's word first, then probes and the group, whose word must
+    /// be fresh at the start.
     pub(super) fn pre_check(&mut self, desk: &mut Desk, plan: Arc<Verified<Plan>>, now: Now) {
         let Some(held) = &desk.journal.lease.held else {
             return self.stand_back(desk, "no lease is held", now);
@@ -183,8 +185,36 @@ impl Upgrade {
         if let Err(refusal) = self.may_start(desk, now) {
             return self.stand_back(desk, &refusal, now);
         }
+        let (grant, claim_sent) = (held.signed.clone(), held.claim_sent);
         desk.timers.set(Timer::StartBy, start_by);
-        self.probe(desk, plan, When::Before);
+        self.tell_applier(desk, plan, ApplierCommand::Check { grant, claim_sent });
+    }
+
+    /// The root half says whether it would begin. A refusal now costs no traffic; after the drain it would.
+    pub(super) fn permitted(&mut self, desk: &mut Desk, stage: ApplierStage, now: Now) {
+        let cause = match stage {
+            ApplierStage::Staged => {
+                let Some(plan) = desk.active_plan() else { return };
+                return self.probe(desk, plan, When::Before);
+            }
+            ApplierStage::Refused { reason } => format!("the applier would not begin: {reason}"),
+            ApplierStage::Busy { plan } => format!("the applier is busy with plan {plan:.16}"),
+            ApplierStage::Idle
+            | ApplierStage::Staging
+            | ApplierStage::Applying
+            | ApplierStage::Applied
+            | ApplierStage::Committed
+            | ApplierStage::RollingBack
+            | ApplierStage::RolledBack { .. } => {
+                "the applier holds this attempt for begun or over".to_owned()
+            }
+        };
+        let in_time = desk.journal.lease.held.as_ref().is_some_and(|held| now.moment < held.start_by());
+        if !in_time || self.may_start(desk, now).is_err() {
+            // A grant that ran out, and a halt, are nobody's failure.
+            return self.stand_back(desk, &cause, now);
+        }
+        self.fail(desk, &cause, now);
     }
 
     pub(super) fn probed_before(&mut self, desk: &mut Desk, outcomes: &[(ProbeName, Outcome)], now: Now) {

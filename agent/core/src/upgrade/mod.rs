@@ -224,13 +224,13 @@ impl Upgrade {
         match desk.phase() {
             Some(Phase::Scheduled) => self.looked(desk, &status, now),
             Some(Phase::Staging) => self.staged(desk, status.stage, now),
+            Some(Phase::PreCheck) => self.permitted(desk, status.stage, now),
             Some(Phase::Installing) => self.installed(desk, status.stage, now),
             Some(Phase::Validating) => self.committed(desk, status.stage, now),
             Some(Phase::RollingBack) => self.went_back(desk, status.stage, now),
             Some(
                 Phase::Downloading
                 | Phase::Queued
-                | Phase::PreCheck
                 | Phase::Draining
                 | Phase::Complete
                 | Phase::RolledBack

@@ -157,7 +157,7 @@ struct Server<'a> {
     boot: u64,
     now: Now,
     /// What the links said when the service was last started.
-    service: Found,
+    service: BTreeMap<ArtifactName, Link>,
 }
 
 impl<'a> Server<'a> {
@@ -191,9 +191,9 @@ impl<'a> Server<'a> {
             machine: None,
             boot: 1,
             now: fixture::now(1_000),
-            service: Found::default(),
+            service: BTreeMap::new(),
         };
-        server.service = server.releases().found();
+        server.service = server.releases().found().links;
         server
     }
 
@@ -238,7 +238,7 @@ impl<'a> Server<'a> {
             self.now = fixture::now(5);
             // The supervisor starts the service on whatever the links say.
             self.fuse = None;
-            self.service = self.releases().found();
+            self.service = self.releases().found().links;
         } else {
             self.now = Now { moment: Moment(self.now.moment.0 + 100), ..self.now };
         }
@@ -288,7 +288,7 @@ impl<'a> Server<'a> {
                 if new && self.wish == Wish::BrokenRestart {
                     return Err("it does not start".to_owned());
                 }
-                self.service = found;
+                self.service = found.links;
                 Ok(())
             }
         }
@@ -346,7 +346,7 @@ impl<'a> Server<'a> {
         let root: PathBuf = self.disk.path().to_owned();
         let found = Releases::new(root.clone(), root.clone()).found();
         let mut links = BTreeMap::new();
-        for (name, link) in found.0 {
+        for (name, link) in found.links {
             let Link::Release(id) = link else { panic!("{when}: {name} is {link:?}") };
             let tree = root.join(name.as_str()).join("current").canonicalize().unwrap();
             compare_tree(&tree, &packs.get_complete(id).unwrap())
@@ -374,7 +374,7 @@ impl<'a> Server<'a> {
         assert_eq!(self.journal.work, None, "{when}");
         assert_eq!(self.journal, *self.machine.as_ref().unwrap().journal(), "{when}");
         let running: BTreeMap<_, _> = links.into_iter().map(|(n, id)| (n, Link::Release(id))).collect();
-        assert_eq!(self.service, Found(running), "{when}: the service runs something else");
+        assert_eq!(self.service, running, "{when}: the service runs something else");
         let old_stays = self.disk.path().join("web/releases").join(self.published.old.id.to_string());
         assert!(old_stays.is_dir(), "{when}: the version before was removed");
     }

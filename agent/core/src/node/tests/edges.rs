@@ -34,6 +34,7 @@ fn an_applier_that_refuses_after_the_drain_leads_back_through_the_restore_hook_t
     let mut bench = Bench::queued(false, true);
     bench.probed(Outcome::Healthy);
     bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
     bench.probed(Outcome::Healthy);
     assert!(bench.hook(None).contains(&"applier begin".to_owned()));
 
@@ -50,6 +51,72 @@ fn an_applier_that_refuses_after_the_drain_leads_back_through_the_restore_hook_t
     // It was drained, so it was down: not "never started", and the cause goes with the release.
     let cause = "the applier refuses: a halt is in force".to_owned();
     assert_eq!(released(&bench).outcome, LeaseOutcome::RolledBack { cause });
+}
+
+#[test]
+fn an_applier_that_would_refuse_is_heard_before_the_drain_and_the_lease_goes_back_unused() {
+    let mut bench = Bench::queued(false, true);
+    bench.probed(Outcome::Healthy);
+    assert!(bench.grant(1).contains(&"applier check".to_owned()));
+
+    let refused = bench.applier(ApplierStage::Refused { reason: "nothing runs as web".into() }, OLD);
+
+    assert_eq!(
+        refused,
+        ["persist scheduled", "log pre-check -> scheduled", "release 1 never started"],
+        "no hook has run"
+    );
+    let cause = "the applier would not begin: nothing runs as web".to_owned();
+    assert_eq!(released(&bench).outcome, LeaseOutcome::NeverStarted { cause });
+    let active = bench.node.journal().active.as_ref().unwrap();
+    assert_eq!((active.failures, active.attempt), (1, Attempt(2)), "what would go on for ever is counted");
+}
+
+#[test]
+fn an_applier_that_is_busy_or_elsewhere_is_not_drained_for() {
+    for stage in [
+        ApplierStage::Busy { plan: lunar_common::ids::DocumentHash([7; 32]) },
+        ApplierStage::RolledBack { cause: "told".into() },
+        ApplierStage::Applied,
+        ApplierStage::Idle,
+    ] {
+        let mut bench = Bench::queued(false, true);
+        bench.probed(Outcome::Healthy);
+        bench.grant(1);
+        let refused = bench.applier(stage, OLD);
+        assert_eq!(refused, ["persist scheduled", "log pre-check -> scheduled", "release 1 never started"]);
+    }
+}
+
+#[test]
+fn an_applier_that_cannot_be_reached_under_a_grant_is_asked_until_its_time_runs_out() {
+    let mut bench = Bench::queued(false, true);
+    bench.probed(Outcome::Healthy);
+    bench.grant(1);
+    for _ in 0..3 {
+        let ask = bench.last(|effect| match effect {
+            Effect::Applier { ask, command: ApplierCommand::Check { .. }, .. } => Some(*ask),
+            _ => None,
+        });
+        assert_eq!(bench.handle(Input::Applier { ask, status: None }), Vec::<String>::new());
+        assert_eq!(bench.after(Duration::from_secs(2)), ["applier check"]);
+    }
+    let timed_out = bench.after(Duration::from_secs(60));
+    assert!(timed_out.contains(&"release 1 never started".to_owned()), "{timed_out:?}");
+    let active = bench.node.journal().active.as_ref().unwrap();
+    assert_eq!((active.failures, active.attempt), (0, Attempt(2)), "a grant that ran out costs no attempt");
+}
+
+#[test]
+fn a_refusal_that_comes_with_a_halt_costs_no_attempt() {
+    let mut bench = Bench::queued(false, true);
+    bench.probed(Outcome::Healthy);
+    bench.grant(1);
+    // The halt is known to the root half first; the network half learns of it before the answer comes.
+    bench.node.desk.trust.accept(&stop(Kind::Halt, 1), WALL).unwrap();
+    let refused = bench.applier(ApplierStage::Refused { reason: "halted".into() }, OLD);
+    assert_eq!(refused, ["persist staging", "log pre-check -> staging", "release 1 never started"]);
+    assert_eq!(bench.node.journal().active.as_ref().unwrap().failures, 0);
 }
 
 #[test]
