@@ -120,6 +120,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("${label.rack}", "${hots}", "install.drain.command[1]: placeholder ${hots} is not known"),
     ("${label.rack}", "${server", "a placeholder `${` is not closed"),
     ("timeout_s = 10", "timeout_s = 0", "install.drain.timeout_s: 0 s is out of range"),
+    (
+        "timeout_s = 10",
+        "timeout_s = 120",
+        "120 s leaves no time to begin in: draining alone may take 120 s of it",
+    ),
     ("commit_within_s = 300", "commit_within_s = 1800", "is not below down_s_max (1800 s)"),
     (
         "commit_within_s = 300",

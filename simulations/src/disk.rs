@@ -29,8 +29,8 @@ impl Disk {
 
     /// What the applier finds when it looks.
     pub(crate) fn found(&self) -> Found {
-        let whole = self.releases.iter().filter(|(_, whole)| **whole);
-        let releases = whole.map(|(id, _)| (release_name(), *id)).collect();
+        // A look sees names: whether a release is whole, only the verifying step finds out.
+        let releases = self.releases.keys().map(|id| (release_name(), *id)).collect();
         let link = self.link.map(|id| match self.releases.contains_key(&id) {
             true => Link::Release(id),
             false => Link::Strange(format!("a link to {id:.16}, which is not there")),

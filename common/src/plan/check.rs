@@ -189,6 +189,16 @@ impl Plan {
             Install::Release { restart: Restart::Command(hook), .. } => hook.timeout_s,
             Install::Release { restart: Restart::Unit(_), .. } => 0,
         };
+        let Install::Release { drain, .. } = &self.install;
+        if let Some(drain) = drain.as_ref().filter(|hook| hook.timeout_s >= lease.start_within_s) {
+            under.say(
+                "start_within_s",
+                format!(
+                    "{} s leaves no time to begin in: draining alone may take {} s of it",
+                    lease.start_within_s, drain.timeout_s
+                ),
+            );
+        }
         let health = &self.health;
         let needed = u64::from(restart_s) + u64::from(health.settle_s) + u64::from(health.soak_s);
         if needed >= u64::from(lease.commit_within_s) {

@@ -48,7 +48,7 @@ pub(super) fn enrolment(name: &str, key: u8, role: Role, grouped: bool) -> Signe
 /// A plan without spread: starts at once, three attempts a minute apart, soaks for 8 s in rounds of 4 s.
 pub(super) fn plan(generation: u64, hooks: bool) -> SignedDocument {
     let hooks = if hooks {
-        "drain = { command = [\"/bin/drain\"] }\nrestore = { command = [\"/bin/restore\"] }\n"
+        "drain = { command = [\"/bin/drain\"], timeout_s = 10 }\nrestore = { command = [\"/bin/restore\"] }\n"
     } else {
         ""
     };

@@ -14,7 +14,7 @@ use lunar_common::ids::{Attempt, ProbeName, ServerId};
 use lunar_common::lease::{Claim, ClaimAnswer, ClaimRefusal, Grant, GroupQuestion, LeaseOutcome};
 use lunar_common::order::{draw, draw_below};
 use lunar_common::phase::Phase;
-use lunar_common::plan::Plan;
+use lunar_common::plan::{Install, Plan};
 use lunar_common::retry::{self, BackOff};
 use lunar_common::time::{Moment, Now};
 use lunar_common::trust::Accepted;
@@ -26,7 +26,7 @@ use crate::effect::{ApplierCommand, Effect};
 use crate::group::{GroupCheck, Standing};
 use crate::health::complaint;
 use crate::input::{ApplierStage, ApplierStatus, AskId, FetchProgress};
-use crate::journal::State;
+use crate::journal::{Held, State};
 use crate::lease::{GrantRefusal, Taken, Wanted};
 use crate::timer::Timer;
 
@@ -178,7 +178,7 @@ impl Upgrade {
         let Some(held) = &desk.journal.lease.held else {
             return self.stand_back(desk, "no lease is held", now);
         };
-        let start_by = held.start_by();
+        let start_by = start_by(held, &plan);
         if now.moment >= start_by {
             return self.stand_back(desk, "the time to start ran out", now);
         }
@@ -209,8 +209,7 @@ impl Upgrade {
                 "the applier holds this attempt for begun or over".to_owned()
             }
         };
-        let in_time = desk.journal.lease.held.as_ref().is_some_and(|held| now.moment < held.start_by());
-        if !in_time || self.may_start(desk, now).is_err() {
+        if !in_time(desk, now) || self.may_start(desk, now).is_err() {
             // A grant that ran out, and a halt, are nobody's failure.
             return self.stand_back(desk, &cause, now);
         }
@@ -505,8 +504,7 @@ impl Upgrade {
         if let Err(refusal) = self.may_start(desk, now) {
             return self.stand_back(desk, &refusal, now);
         }
-        let in_time = desk.journal.lease.held.as_ref().is_some_and(|held| now.moment < held.start_by());
-        if !in_time {
+        if !in_time(desk, now) {
             return self.stand_back(desk, "the time to start ran out", now);
         }
         desk.timers.clear(Timer::StartBy);
@@ -543,6 +541,20 @@ impl Upgrade {
             self.enter(desk, now);
         }
     }
+}
+
+/// The last moment to start. What the drain may take is kept free behind it: the root half counts the same time,
+/// and would not begin once it is over.
+fn start_by(held: &Held, plan: &Plan) -> Moment {
+    let Install::Release { drain, .. } = &plan.install;
+    let drain = drain.as_ref().map_or(Duration::ZERO, |hook| Duration::from_secs(hook.timeout_s.into()));
+    let within = Duration::from_millis(held.grant.start_within_ms).min(plan.lease.start_within());
+    held.claim_sent.after(within.saturating_sub(drain))
+}
+
+fn in_time(desk: &Desk, now: Now) -> bool {
+    let (Some(held), Some(plan)) = (&desk.journal.lease.held, desk.active_plan()) else { return false };
+    now.moment < start_by(held, &plan)
 }
 
 /// The plan's wait after the nth failure, counted from 0.

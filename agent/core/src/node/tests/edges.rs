@@ -108,6 +108,20 @@ fn an_applier_that_cannot_be_reached_under_a_grant_is_asked_until_its_time_runs_
 }
 
 #[test]
+fn the_drain_is_begun_only_while_there_is_time_left_to_begin_after_it() {
+    // 60 s from the claim, and draining may take 10 s of them.
+    let mut bench = Bench::queued(false, true);
+    bench.probed(Outcome::Healthy);
+    bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
+    let probe = AskId(bench.probe_under_way());
+    let out_of_time = bench.after(Duration::from_secs(50));
+    assert!(out_of_time.contains(&"release 1 never started".to_owned()), "{out_of_time:?}");
+    let late = bench.handle(Input::Probed { ask: probe, outcomes: outcomes(Outcome::Healthy) });
+    assert_eq!((late, bench.phase()), (Vec::new(), Some(Phase::Staging)));
+}
+
+#[test]
 fn a_refusal_that_comes_with_a_halt_costs_no_attempt() {
     let mut bench = Bench::queued(false, true);
     bench.probed(Outcome::Healthy);
