@@ -61,6 +61,10 @@ pub const ARCHIVE_ENTRIES_MAX: usize = 2_000_000;
 /// Longest path inside an archive, in bytes (Linux PATH_MAX).
 pub const ARCHIVE_PATH_BYTES_MAX: usize = 4096;
 
+/// Most bytes of extended attributes of one entry of an archive: the longest value that Linux has, or all that
+/// ext4 keeps of one file many times over.
+pub const ARCHIVE_ATTRIBUTES_BYTES_MAX: usize = 64 * 1024 + 512;
+
 /// Deepest directory inside an archive. Unpacking holds every directory on the way open, and a service may
 /// have 1,024 files open by default; the deepest trees seen in practice (nested node modules) stay under 60.
 pub const ARCHIVE_DEPTH_MAX: usize = 128;

@@ -14,7 +14,7 @@ use lunar_common::manifest::{Chunk, Content, Manifest, ManifestError};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::NamedTempFile;
 
-use crate::archive::{self, ArchiveError};
+use crate::archive::{self, ArchiveError, NotKept};
 use crate::chunker::Chunker;
 use crate::directory::PackDirectory;
 use crate::durable;
@@ -35,6 +35,8 @@ pub struct Built {
     pub frame_bytes: u64,
     /// Its chunks.
     pub chunks: usize,
+    /// Extended attributes of the source that are not in it.
+    pub not_kept: NotKept,
 }
 
 /// How far a build is: bytes of content done, and in all.
@@ -139,7 +141,7 @@ fn make(
     mut progress: impl FnMut(Progress),
     mut keep_frame: impl FnMut(&Framed) -> Result<(), BuildError> + Send,
 ) -> Result<Built, BuildError> {
-    let (content, total) = look(source)?;
+    let (content, total, not_kept) = look(source)?;
     if total > ARTIFACT_BYTES_MAX {
         return Err(BuildError::TooLong { path: source.to_owned(), bytes: total });
     }
@@ -179,17 +181,19 @@ fn make(
         frame_bytes: manifest.frame_bytes(),
         chunks: manifest.chunks.len(),
         manifest,
+        not_kept,
     })
 }
 
-/// What the source is, and how many bytes of content it makes. Refuses early what would be refused late.
-fn look(source: &Path) -> Result<(Content, u64), BuildError> {
+/// What the source is, how many bytes of content it makes, and what of it is left out. Refuses early what would be refused late.
+fn look(source: &Path) -> Result<(Content, u64, NotKept), BuildError> {
     let unreadable = |error| BuildError::Source { path: source.to_owned(), source: error };
     let metadata = std::fs::metadata(source).map_err(unreadable)?;
     if metadata.is_dir() {
-        Ok((Content::Tree, archive::survey(source)?.bytes))
+        let survey = archive::survey(source)?;
+        Ok((Content::Tree, survey.bytes, survey.not_kept))
     } else if metadata.is_file() {
-        Ok((Content::File, metadata.len()))
+        Ok((Content::File, metadata.len(), NotKept::default()))
     } else {
         Err(BuildError::Kind { path: source.to_owned() })
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns two answers. [`verify_tree`] and [`verify_file`] need the manifest alone: the tree is archived again and
 //! every chunk hashed. [`compare_tree`] needs the pack, goes entry by entry, and says what differs; without root it
-//! leaves owners out, as unpacking did. Main invariant: "the same" is said only when every byte was compared.
+//! leaves owners and capabilities out, as unpacking did. Main invariant: "the same" is said only when every byte was compared.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use lunar_common::manifest::{Content, Manifest};
 
-use crate::archive::{ArchiveError, ArchiveReader, Entry, walk, write_archive};
+use crate::archive::{ArchiveError, ArchiveReader, Entry, Visited, walk, write_archive};
 use crate::content::{self, ContentError};
 use crate::pack::Pack;
 
@@ -84,8 +84,8 @@ pub fn verify_file(path: &Path, manifest: &Manifest) -> Result<(), VerifyError> 
     }
 }
 
-/// Checks an installed directory against a tree's pack, entry by entry. Owners are compared only by root:
-/// nobody else could have kept them.
+/// Checks an installed directory against a tree's pack, entry by entry. Owners and capabilities are
+/// compared only by root: nobody else could have kept them.
 ///
 /// # Errors
 /// [`VerifyError::Entry`] names the first thing that differs.
@@ -94,8 +94,8 @@ pub fn compare_tree(directory: &Path, pack: &Pack) -> Result<(), VerifyError> {
     let mut published = ArchiveReader::new(content::reader(pack)?);
     let root = nix::unistd::geteuid().is_root();
     let mut outcome = Ok(());
-    let walked = walk(directory, |found, file| {
-        outcome = compare_entry(directory, &mut published, found, file, root);
+    let walked = walk(directory, |Visited { entry, file, .. }| {
+        outcome = compare_entry(directory, &mut published, entry, file, root);
         match outcome {
             Ok(()) => Ok(()),
             // Ends the walk; what is told is the outcome.
@@ -134,6 +134,13 @@ fn compare_entry<R: Read>(
     }
     if root && (expected.uid, expected.gid) != (found.uid, found.gid) {
         return Err(different(directory, &found, "its owner or group is another"));
+    }
+    let same = match root {
+        true => expected.attributes == found.attributes,
+        false => expected.attributes.of_users() == found.attributes.of_users(),
+    };
+    if !same {
+        return Err(different(directory, &found, "its extended attributes are others"));
     }
     let Some(mut file) = file else { return Ok(()) };
     let mut wanted = vec![0; COMPARE_BYTES];

@@ -158,7 +158,6 @@ fn everything_but_files_directories_and_links_is_refused() {
         (EntryType::Fifo, "a named pipe"),
         (EntryType::Continuous, "a contiguous file"),
         (EntryType::GNUSparse, "a sparse file"),
-        (EntryType::XHeader, "of an unknown kind"),
         (EntryType::XGlobalHeader, "of an unknown kind"),
         (EntryType::new(b'Z'), "of an unknown kind"),
     ];
@@ -302,6 +301,83 @@ fn what_we_would_have_written_otherwise_is_refused() {
         ("an end marker in the middle", vec![vec![0; 512], file(b"a", b""), end()]),
     ];
     for (what, case) in cases {
+        let refusal = refusal(&case);
+        assert!(matches!(refusal, Refusal::Form { .. }), "{what}: {refusal}");
+    }
+}
+
+/// A pax header before the entry that it belongs to.
+fn pax(records: &[u8]) -> Vec<u8> {
+    let mut bytes = with_body(EntryType::XHeader, b"././@PaxHeader", records);
+    let mut header = header(EntryType::XHeader, b"././@PaxHeader", b"", records.len() as u64);
+    header.set_mode(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    bytes[..512].copy_from_slice(header.as_bytes());
+    bytes
+}
+
+fn record(key: &str, value: &str) -> Vec<u8> {
+    let text = format!(" {key}={value}\n");
+    let digits = if text.len() + 2 < 100 { 2 } else { 3 };
+    format!("{}{text}", text.len() + digits).into_bytes()
+}
+
+fn user(name: &str) -> Vec<u8> {
+    record(&format!("SCHILY.xattr.user.{name}"), "x")
+}
+
+#[test]
+fn attributes_that_we_never_write_are_refused() {
+    // The same helper makes what is taken: the rest is refused for what it says.
+    let taken = [pax(&[user("a"), user("b")].concat()), file(b"f", b""), end()].concat();
+    let entry = ArchiveReader::new(&taken[..]).next_entry().unwrap().unwrap();
+    assert_eq!(entry.attributes.iter().map(|(name, _)| name).collect::<Vec<_>>(), [b"user.a", b"user.b"]);
+
+    let never_kept = [
+        vec![pax(&record("SCHILY.xattr.security.selinux", "x")), file(b"f", b""), end()],
+        vec![pax(&record("SCHILY.xattr.trusted.overlay.opaque", "y")), directory(b"d/"), end()],
+        vec![pax(&record("SCHILY.xattr.system.posix_acl_access", "x")), file(b"f", b""), end()],
+        vec![pax(&record("SCHILY.xattr.security.capability", "x")), directory(b"d/"), end()],
+        vec![pax(&record("SCHILY.xattr.user.", "x")), file(b"f", b""), end()],
+        vec![pax(&user("a\0b")), file(b"f", b""), end()],
+        vec![pax(&user("a")), symlink(b"l", b"f"), end()],
+        vec![file(b"f", b""), pax(&user("a")), hard_link(b"g", b"f"), end()],
+    ];
+    for case in never_kept {
+        let refusal = refusal(&case);
+        assert!(matches!(refusal, Refusal::Attributes { .. }), "{refusal}");
+    }
+    let long_name = || [long(EntryType::GNULongName, &[b'a'; 120]), file(&[b'a'; 100], b"")].concat();
+    let other_form = [
+        ("out of order", vec![pax(&[user("b"), user("a")].concat()), file(b"f", b""), end()]),
+        ("one twice", vec![pax(&[user("a"), user("a")].concat()), file(b"f", b""), end()]),
+        ("two headers", vec![pax(&user("a")), pax(&user("b")), file(b"f", b""), end()]),
+        ("no records", vec![pax(b""), file(b"f", b""), end()]),
+        ("another path", vec![pax(&record("path", "../../etc/x")), file(b"f", b""), end()]),
+        ("another link", vec![pax(&record("linkpath", "/etc")), symlink(b"l", b"f"), end()]),
+        ("another length", vec![pax(&record("size", "100")), file(b"f", b""), end()]),
+        ("a time", vec![pax(&record("mtime", "1.5")), file(b"f", b""), end()]),
+        ("leading zeros", vec![pax(b"026 SCHILY.xattr.user.a=x\n"), file(b"f", b""), end()]),
+        ("a plus sign", vec![pax(b"+26 SCHILY.xattr.user.a=x\n"), file(b"f", b""), end()]),
+        ("no line end", vec![pax(b"25 SCHILY.xattr.user.a=xy"), file(b"f", b""), end()]),
+        (
+            "a name not as we escape it",
+            vec![pax(&record("SCHILY.xattr.user.a%41", "x")), file(b"f", b""), end()],
+        ),
+        ("after a long name", vec![long(EntryType::GNULongName, &[b'a'; 120]), pax(&user("a")), long_name()]),
+        ("only attributes", vec![pax(&user("a")), end()]),
+        (
+            "an endless one",
+            vec![header(EntryType::XHeader, b"././@PaxHeader", b"", u64::MAX / 2).as_bytes().to_vec(), end()],
+        ),
+        (
+            "one over the bound",
+            vec![pax(&vec![b'1'; lunar_common::bounds::ARCHIVE_ATTRIBUTES_BYTES_MAX + 1]), file(b"f", b"")],
+        ),
+    ];
+    for (what, case) in other_form {
         let refusal = refusal(&case);
         assert!(matches!(refusal, Refusal::Form { .. }), "{what}: {refusal}");
     }

@@ -278,3 +278,117 @@ fn a_tree_of_many_files_is_unpacked_under_one_barrier() {
     assert_eq!(unpacked.entries, 307);
     assert_eq!(snapshot(&tree), snapshot(&directory.path().join("out")));
 }
+
+/// Gives an attribute; false where this file system or user may not have it.
+fn give(path: &Path, name: &str, value: &[u8]) -> bool {
+    use rustix::io::Errno;
+    match rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(Errno::NOTSUP | Errno::PERM) => {
+            eprintln!("{name} cannot be given here: only the refusals are tested");
+            false
+        }
+        Err(errno) => panic!("{name}: {errno}"),
+    }
+}
+
+fn value(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 65_536];
+    let length = rustix::fs::getxattr(path, name, &mut buffer[..]).ok()?;
+    buffer.truncate(length);
+    Some(buffer)
+}
+
+/// Packs a tree and unpacks it beside; what was made and where it lies now.
+fn there_and_back(directory: &Path) -> (lunar_artifact::Built, lunar_artifact::Pack, std::path::PathBuf) {
+    let packs = PackDirectory::open(&directory.join("packs")).unwrap();
+    let built = build(&directory.join("tree"), &packs, |_| {}).unwrap();
+    let pack = packs.get_complete(built.id).unwrap();
+    let after = directory.join("after");
+    unpack_tree(&pack, &after).unwrap();
+    (built, pack, after)
+}
+
+#[test]
+fn attributes_of_users_come_back_and_are_part_of_the_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    small_tree(&tree);
+    let plain = measure(&tree, |_| {}).unwrap().id;
+    let tool = tree.join("bin/tool");
+    if !give(&tool, "user.origin", b"built by\nhand\0") {
+        return;
+    }
+    give(&tool, "user.a=b%", b"");
+    give(&tree.join("bin"), "user.note", &noise(3_000, 5));
+    let long = tree.join("n".repeat(150));
+    give(&long, "user.note", b"a long name too");
+    std::fs::set_permissions(&long, std::fs::Permissions::from_mode(0o400)).unwrap();
+
+    let (built, pack, after) = there_and_back(directory.path());
+
+    assert_ne!(built.id, plain);
+    assert_eq!(value(&after.join("bin/tool"), "user.origin").unwrap(), b"built by\nhand\0");
+    assert_eq!(value(&after.join("bin/tool2"), "user.a=b%").unwrap(), b"", "another name of the same file");
+    assert_eq!(value(&after.join("bin"), "user.note").unwrap(), noise(3_000, 5));
+    assert_eq!(value(&after.join("n".repeat(150)), "user.note").unwrap(), b"a long name too");
+    assert_eq!(measure(&after, |_| {}).unwrap().id, built.id);
+    verify_tree(&after, &built.manifest).unwrap();
+    compare_tree(&after, &pack).unwrap();
+
+    give(&after.join("bin/tool"), "user.origin", b"somebody else");
+    let found = compare_tree(&after, &pack).unwrap_err();
+    assert!(found.to_string().contains("its extended attributes are others"), "{found}");
+    assert!(verify_tree(&after, &built.manifest).is_err());
+    rustix::fs::removexattr(after.join("bin/tool"), "user.origin").unwrap();
+    assert!(compare_tree(&after, &pack).is_err());
+}
+
+#[test]
+fn capabilities_come_back_where_root_unpacks() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    small_tree(&tree);
+    // cap_net_bind_service, permitted and effective.
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    if !give(&tree.join("bin/tool"), "security.capability", &capability) {
+        return;
+    }
+
+    let (built, pack, after) = there_and_back(directory.path());
+
+    assert_eq!(value(&after.join("bin/tool"), "security.capability").unwrap(), capability);
+    assert_eq!(after.join("bin/tool").metadata().unwrap().mode() & 0o7777, 0o4755);
+    assert_eq!(measure(&after, |_| {}).unwrap().id, built.id);
+    compare_tree(&after, &pack).unwrap();
+    rustix::fs::removexattr(after.join("bin/tool"), "security.capability").unwrap();
+    assert!(compare_tree(&after, &pack).is_err(), "a program without its rights is another one");
+}
+
+#[test]
+fn attributes_that_are_not_kept_are_named_and_change_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    small_tree(&tree);
+    let plain = measure(&tree, |_| {}).unwrap();
+    assert_eq!(plain.not_kept.count, 0);
+    if !give(&tree.join("bin/tool"), "trusted.label", b"x") {
+        return;
+    }
+    give(&tree.join("bin/empty"), "trusted.label", b"x");
+    let link = tree.join("bin/link");
+    rustix::fs::lsetxattr(&link, "trusted.label", b"x", rustix::fs::XattrFlags::empty()).unwrap();
+
+    let measured = measure(&tree, |_| {}).unwrap();
+
+    assert_eq!(measured.id, plain.id);
+    let label = |path: &str| (path.into(), "trusted.label".to_owned());
+    assert_eq!(measured.not_kept.first, [label("bin/empty"), label("bin/link"), label("bin/tool")]);
+    assert_eq!(measured.not_kept.count, 3);
+    for number in 0..30 {
+        std::fs::write(tree.join(format!("file{number}")), b"").unwrap();
+        give(&tree.join(format!("file{number}")), "trusted.label", b"x");
+    }
+    let many = survey(&tree).unwrap().not_kept;
+    assert_eq!((many.first.len(), many.count), (20, 33));
+}

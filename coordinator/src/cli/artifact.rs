@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lunar_artifact::archive::{ArchiveError, ArchiveReader, Kind};
+use lunar_artifact::archive::{ArchiveError, ArchiveReader, Kind, NotKept};
 use lunar_artifact::build::{BuildError, Progress};
 use lunar_artifact::{Pack, PackError, PackReader, build, measure};
 use lunar_common::ids::{ArtifactId, ArtifactName, Version};
@@ -27,8 +27,9 @@ pub(super) enum ArtifactCommand {
     /// Makes an artifact of a directory or a file and publishes it under a name and version.
     ///
     /// A directory becomes one canonical archive: the same tree gives the same id on any machine. Owners
-    /// (as numbers), modes, links and names of any bytes are kept; times are not. Devices, pipes, sockets and
-    /// links that leave the directory are refused.
+    /// (as numbers), modes, links, names of any bytes, file capabilities and user.* attributes are kept; times are
+    /// not, and other extended attributes are named in a warning. Devices, pipes, sockets and links that leave
+    /// the directory are refused.
     #[command(
         after_help = "Examples:\n  lunar-coordinator artifact add ./web --name web --version 2.0\n  lunar-coordinator artifact add ./web --name web --version 2.0 --dry-run"
     )]
@@ -99,6 +100,8 @@ struct Added {
     /// Whether the name and version are new.
     new: bool,
     dry_run: bool,
+    /// Extended attributes of the source that are not in it: `PATH: NAME`, the first ones.
+    attributes_not_kept: Vec<String>,
 }
 
 fn add(
@@ -129,7 +132,16 @@ fn add(
         Some(catalogue) => catalogue.add(&release).map_err(|error| taken(catalogue, &release, error))?,
         None => true,
     };
-    output.print(&Added { release, new, dry_run }, |added| {
+    let NotKept { first, count } = &built.not_kept;
+    let attributes_not_kept: Vec<String> =
+        first.iter().map(|(path, name)| format!("{}: {name}", path.display())).collect();
+    for attribute in &attributes_not_kept {
+        tracing::warn!(%attribute, "an extended attribute is not kept");
+    }
+    if *count > first.len() {
+        tracing::warn!(count = count - first.len(), "more extended attributes are not kept");
+    }
+    output.print(&Added { release, new, dry_run, attributes_not_kept }, |added| {
         let Release { name, version, id, bytes, frame_bytes, chunks, .. } = &added.release;
         let what = match (added.dry_run, added.new) {
             (true, true) => "would publish",

@@ -8,9 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use lunar_common::bounds::{
-    ARCHIVE_DEPTH_MAX, ARCHIVE_ENTRIES_MAX, ARCHIVE_PATH_BYTES_MAX, ARTIFACT_BYTES_MAX,
+    ARCHIVE_ATTRIBUTES_BYTES_MAX, ARCHIVE_DEPTH_MAX, ARCHIVE_ENTRIES_MAX, ARCHIVE_PATH_BYTES_MAX,
+    ARTIFACT_BYTES_MAX,
 };
 use tar::{EntryType, Header};
+
+use super::attributes::Attributes;
 
 /// Bytes of a header, and the unit that bodies are padded to.
 pub(super) const BLOCK: usize = 512;
@@ -18,6 +21,8 @@ pub(super) const BLOCK: usize = 512;
 const NAME_FIELD: usize = 100;
 /// The name that GNU tar gives to such entries.
 const LONG_NAME: &[u8] = b"././@LongLink";
+/// The name that is given to entries with extended attributes.
+const PAX_NAME: &[u8] = b"././@PaxHeader";
 /// Mode of every symbolic link: Linux has no other.
 pub(super) const SYMLINK_MODE: u32 = 0o777;
 /// The bits of a mode that are kept: permissions, setuid, setgid, sticky.
@@ -36,6 +41,8 @@ pub struct Entry {
     pub uid: u32,
     /// Group. 0 for a hard link.
     pub gid: u32,
+    /// Extended attributes. None for links.
+    pub attributes: Attributes,
 }
 
 /// What an entry is.
@@ -119,6 +126,15 @@ pub enum Refusal {
         /// The file.
         path: PathBuf,
     },
+    /// Extended attributes that are never kept, or too many of them.
+    #[error(
+        "{path:?} has extended attributes that no artifact has: only user.* and, of files, security.capability, \
+         with {ARCHIVE_ATTRIBUTES_BYTES_MAX} bytes in all"
+    )]
+    Attributes {
+        /// What has them.
+        path: PathBuf,
+    },
     /// Not the bytes that we would have written for it.
     #[error("entry {number} of the archive is not in canonical form: {what}")]
     Form {
@@ -159,6 +175,9 @@ impl Entry {
     /// [`Refusal`].
     pub fn check(&self) -> Result<(), Refusal> {
         check_path(&self.path)?;
+        if !self.attributes.allowed(&self.kind) || self.attributes.too_long() {
+            return Err(Refusal::Attributes { path: path_of(&self.path) });
+        }
         match &self.kind {
             Kind::Directory => Ok(()),
             Kind::File { bytes } if *bytes > ARTIFACT_BYTES_MAX => {
@@ -204,7 +223,7 @@ impl Entry {
         }
     }
 
-    /// The header's bytes: one block, and more before it for a long name or target.
+    /// The header's bytes: one block, and more before it for attributes, a long name or a long target.
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
         let name = self.stored_name();
@@ -215,6 +234,9 @@ impl Entry {
             Kind::HardLink { target } => (EntryType::Link, &target[..]),
         };
         let mut bytes = Vec::with_capacity(BLOCK);
+        if !self.attributes.is_empty() {
+            push(&mut bytes, EntryType::XHeader, PAX_NAME, &self.attributes.records());
+        }
         if name.len() > NAME_FIELD {
             push_long(&mut bytes, EntryType::GNULongName, &name);
         }
@@ -233,12 +255,13 @@ impl Entry {
         bytes
     }
 
-    /// An entry from its last header block and the long name and target that came before it. `None` if a
-    /// field is no number, the type none of ours, or a mode or owner one that we never write; everything else is for [`Entry::check`] and for the
-    /// comparison with [`Entry::header`].
-    pub(super) fn parse(header: &Header, name: Option<Vec<u8>>, target: Option<Vec<u8>>) -> Option<Self> {
-        let name = name.unwrap_or_else(|| field(&header.as_old().name));
-        let target = target.unwrap_or_else(|| field(&header.as_old().linkname));
+    /// An entry from its last header block and what came before it. `None` if a field is no number, the type
+    /// none of ours, or a mode or owner one that we never write; everything else is for [`Entry::check`] and for
+    /// the comparison with [`Entry::header`].
+    pub(super) fn parse(header: &Header, before: Before) -> Option<Self> {
+        let name = before.name.unwrap_or_else(|| field(&header.as_old().name));
+        let target = before.target.unwrap_or_else(|| field(&header.as_old().linkname));
+        let attributes = before.attributes.unwrap_or_default();
         let (path, kind) = match header.entry_type() {
             EntryType::Directory => (name.strip_suffix(b"/")?.to_vec(), Kind::Directory),
             EntryType::Regular => (name, Kind::File { bytes: header.size().ok()? }),
@@ -248,8 +271,8 @@ impl Entry {
             _ => return None,
         };
         let id = |number: std::io::Result<u64>| u32::try_from(number.ok()?).ok();
-        let entry =
-            Self { path, kind, mode: header.mode().ok()?, uid: id(header.uid())?, gid: id(header.gid())? };
+        let (mode, uid, gid) = (header.mode().ok()?, id(header.uid())?, id(header.gid())?);
+        let entry = Self { path, kind, mode, uid, gid, attributes };
         let plain = match &entry.kind {
             Kind::Directory | Kind::File { .. } => entry.mode <= MODE_BITS,
             Kind::Symlink { .. } => entry.mode == SYMLINK_MODE,
@@ -257,6 +280,14 @@ impl Entry {
         };
         plain.then_some(entry)
     }
+}
+
+/// What headers of their own said of an entry before its own header.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Before {
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) target: Option<Vec<u8>>,
+    pub(super) attributes: Option<Attributes>,
 }
 
 /// What an entry that is none of ours says it is, for the message.
@@ -341,10 +372,15 @@ fn blank(entry_type: EntryType, name: &[u8], bytes: u64) -> Header {
 }
 
 fn push_long(bytes: &mut Vec<u8>, entry_type: EntryType, text: &[u8]) {
-    let length = text.len() as u64 + 1;
-    let mut header = blank(entry_type, LONG_NAME, length);
+    push(bytes, entry_type, LONG_NAME, &[text, &[0]].concat());
+}
+
+/// A header with a body that belongs to the entry after it.
+fn push(bytes: &mut Vec<u8>, entry_type: EntryType, name: &[u8], body: &[u8]) {
+    let length = body.len() as u64;
+    let mut header = blank(entry_type, name, length);
     header.set_cksum();
     bytes.extend_from_slice(header.as_bytes());
-    bytes.extend_from_slice(text);
-    bytes.extend(std::iter::repeat_n(0, 1 + padding_after(length)));
+    bytes.extend_from_slice(body);
+    bytes.extend(std::iter::repeat_n(0, padding_after(length)));
 }

@@ -6,13 +6,15 @@
 //! - Entries come in byte order of their names, a directory's name ending in `/`. That is the order of a
 //!   walk, so neither side holds more than the directories on the way.
 //! - Kept: type, mode with setuid, setgid and sticky, numeric owner and group, symlink targets byte for
-//!   byte, which names are one file (hard links), names of any bytes. Not kept: times (always 0), user and
-//!   group names, device and inode numbers, holes, extended attributes and the file capabilities in them.
+//!   byte, which names are one file (hard links), names of any bytes, the extended attributes `user.*` and
+//!   `security.capability` (file capabilities). Not kept: times (always 0), user and group names, device and
+//!   inode numbers, holes; and all other extended attributes, which [`survey`] names.
 //! - Refused: devices, pipes, sockets; links that leave the tree; names that could.
 //!
 //! Main invariant: the reader accepts exactly what the writer would have written. Every header is made again
 //! from what was read in it and compared byte by byte, so that no two programs can read one archive differently.
 
+mod attributes;
 mod entry;
 mod read;
 mod tree;
@@ -23,12 +25,13 @@ mod write;
 use std::io;
 use std::path::PathBuf;
 
+pub use attributes::Attributes;
 pub use entry::{Entry, Kind, PathProblem, Refusal};
 pub use read::ArchiveReader;
 pub use tree::remove_tree;
 pub use unpack::{Unpacked, unpack};
-pub use walk::walk;
-pub use write::{Survey, survey, write_archive};
+pub use walk::{Visited, walk};
+pub use write::{NotKept, Survey, survey, write_archive};
 
 /// Why a directory was not archived, or an archive not unpacked.
 #[derive(Debug, thiserror::Error)]

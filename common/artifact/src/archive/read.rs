@@ -6,11 +6,12 @@
 
 use std::io::{self, Read};
 
-use lunar_common::bounds::{ARCHIVE_ENTRIES_MAX, ARCHIVE_PATH_BYTES_MAX};
+use lunar_common::bounds::{ARCHIVE_ATTRIBUTES_BYTES_MAX, ARCHIVE_ENTRIES_MAX, ARCHIVE_PATH_BYTES_MAX};
 use tar::{EntryType, Header};
 
 use super::ArchiveError;
-use super::entry::{BLOCK, Entry, Kind, Refusal, foreign_kind, padding_after, path_of};
+use super::attributes::Attributes;
+use super::entry::{BLOCK, Before, Entry, Kind, Refusal, foreign_kind, padding_after, path_of};
 
 /// Reads an archive entry by entry.
 pub struct ArchiveReader<R> {
@@ -61,9 +62,9 @@ impl<R: Read> ArchiveReader<R> {
 
     fn read_header(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut raw = Vec::with_capacity(BLOCK);
-        let (mut name, mut target) = (None, None);
-        // At most a long name, a long target and the header itself.
-        for _ in 0..3 {
+        let mut before = Before::default();
+        // At most attributes, a long name, a long target and the header itself.
+        for _ in 0..4 {
             let begin = raw.len();
             self.read_more(&mut raw, BLOCK)?;
             if begin == 0 && raw.iter().all(|byte| *byte == 0) {
@@ -71,31 +72,44 @@ impl<R: Read> ArchiveReader<R> {
             }
             let header = Header::from_byte_slice(&raw[begin..begin + BLOCK]).clone();
             let long = match header.entry_type() {
-                EntryType::GNULongName => &mut name,
-                EntryType::GNULongLink => &mut target,
+                EntryType::GNULongName => &mut before.name,
+                EntryType::GNULongLink => &mut before.target,
+                EntryType::XHeader => {
+                    let records = self.read_before(&mut raw, &header, ARCHIVE_ATTRIBUTES_BYTES_MAX)?;
+                    let attributes = Attributes::parse(&raw[records]);
+                    let attributes =
+                        attributes.ok_or_else(|| self.form("a pax record that we never write"))?;
+                    before.attributes = Some(attributes);
+                    continue;
+                }
                 // Everything else is the entry itself; whether it is one of ours, `parse` says.
-                _ => return self.accept(&header, name, target, &raw).map(Some),
+                _ => return self.accept(&header, before, &raw).map(Some),
             };
-            let length = header.size().map_err(|_| self.form("the length of a long name is no number"))?;
-            let bound = ARCHIVE_PATH_BYTES_MAX + 2; // a directory's slash, and the zero at the end
-            let length = usize::try_from(length).ok().filter(|length| (1..=bound).contains(length));
-            let length = length.ok_or_else(|| self.form("a name or target longer than any path"))?;
-            let begin = raw.len();
-            self.read_more(&mut raw, length + padding_after(length as u64))?;
-            *long = Some(raw[begin..begin + length - 1].to_vec());
+            // A directory's slash, and the zero at the end.
+            let text = self.read_before(&mut raw, &header, ARCHIVE_PATH_BYTES_MAX + 2)?;
+            *long = Some(raw[text.start..text.end - 1].to_vec());
         }
         Err(self.form("more than one long name or target"))
     }
 
-    fn accept(
-        &self,
+    /// Reads the body of a header that belongs to the entry after it; where it lies in `raw`.
+    fn read_before(
+        &mut self,
+        raw: &mut Vec<u8>,
         header: &Header,
-        name: Option<Vec<u8>>,
-        target: Option<Vec<u8>>,
-        raw: &[u8],
-    ) -> Result<Entry, ArchiveError> {
-        let shown = name.clone().unwrap_or_else(|| header.path_bytes().into_owned());
-        match Entry::parse(header, name, target) {
+        bound: usize,
+    ) -> Result<std::ops::Range<usize>, ArchiveError> {
+        let length = header.size().map_err(|_| self.form("the length of a long name is no number"))?;
+        let length = usize::try_from(length).ok().filter(|length| (1..=bound).contains(length));
+        let length = length.ok_or_else(|| self.form("a name, target or attribute longer than any is"))?;
+        let begin = raw.len();
+        self.read_more(raw, length + padding_after(length as u64))?;
+        Ok(begin..begin + length)
+    }
+
+    fn accept(&self, header: &Header, before: Before, raw: &[u8]) -> Result<Entry, ArchiveError> {
+        let shown = before.name.clone().unwrap_or_else(|| header.path_bytes().into_owned());
+        match Entry::parse(header, before) {
             // A name that is refused is told as such, even where its header is odd as well.
             Some(entry) if entry.check().is_ok() && entry.header() != raw => {
                 Err(self.form("its header is not as we write it"))

@@ -15,6 +15,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown, fchownat, fsync, linkat, symlinkat, syncfs};
 
+use super::attributes::Attributes;
 use super::entry::{Entry, Kind, Refusal, path_of};
 use super::{ArchiveError, ArchiveReader, remove_tree};
 use crate::durable;
@@ -28,6 +29,8 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Whether everything belongs to whom it belonged when it was packed. Only root can give files away.
     pub ownership_kept: bool,
+    /// Whether every file has the capabilities that it had when it was packed. Only root can give them.
+    pub capabilities_kept: bool,
 }
 
 /// Unpacks an archive into a directory that is not there yet. Once this returns, the tree survives a power
@@ -89,12 +92,19 @@ fn build(source: impl Read, staging: &Path, shown: &Path) -> Result<Unpacked, Ar
     // A parent's setgid bit is inherited by what is made in it; a tree is as it was packed.
     fchmod(&fd, Mode::S_IRWXU).map_err(failed)?;
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let top = Entry { path: Vec::new(), kind: Kind::Directory, mode: 0o755, uid, gid };
+    let top = Entry {
+        path: Vec::new(),
+        kind: Kind::Directory,
+        mode: 0o755,
+        uid,
+        gid,
+        attributes: Attributes::default(),
+    };
     let mut unpacker = Unpacker {
         levels: vec![Level { fd, entry: top }],
         shown,
         root: nix::unistd::geteuid().is_root(),
-        unpacked: Unpacked { ownership_kept: true, ..Unpacked::default() },
+        unpacked: Unpacked { ownership_kept: true, capabilities_kept: true, ..Unpacked::default() },
     };
     let mut reader = ArchiveReader::new(source);
     while let Some(entry) = reader.next_entry()? {
@@ -168,14 +178,20 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Gives a file or directory that is finished its owner and mode, and makes it durable. Owner first:
-    /// changing it clears setuid and setgid.
+    /// Gives a file or directory that is finished its owner, attributes and mode, and makes it durable. Owner
+    /// first: changing it clears setuid, setgid and capabilities. Mode last: it may forbid what is before it.
     fn settle(&mut self, fd: impl AsFd, entry: &Entry) -> Result<(), ArchiveError> {
         if self.root {
             fchown(&fd, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
                 .map_err(|e| self.failed("give away", entry, e))?;
         }
         self.note_owner(entry);
+        let given = entry.attributes.write(&fd, self.root).map_err(|errno| ArchiveError::Tree {
+            what: "set the extended attributes of",
+            path: self.shown_path(&entry.path),
+            source: errno.into(),
+        })?;
+        self.unpacked.capabilities_kept &= given;
         fchmod(&fd, Mode::from_bits_truncate(entry.mode))
             .map_err(|e| self.failed("set the mode of", entry, e))?;
         // The kernel drops setgid without a word when the process is not in the group.

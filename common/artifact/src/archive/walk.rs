@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +19,21 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::ArchiveError;
+use super::attributes::{Attributes, names_on_link};
 use super::entry::{Entry, Kind, MODE_BITS, Refusal, SYMLINK_MODE, path_of};
 
-/// What the walk does at each entry. A regular file comes open, at its beginning.
-type Visit<'a> = &'a mut dyn FnMut(Entry, Option<File>) -> Result<(), ArchiveError>;
+/// What the walk comes to.
+#[derive(Debug)]
+pub struct Visited {
+    /// The entry, checked.
+    pub entry: Entry,
+    /// A regular file, open at its beginning.
+    pub file: Option<File>,
+    /// The names of its extended attributes that are not kept.
+    pub not_kept: Vec<Vec<u8>>,
+}
+
+type Visit<'a> = &'a mut dyn FnMut(Visited) -> Result<(), ArchiveError>;
 
 /// Visits everything inside a directory, in the order of the archive.
 ///
@@ -31,7 +42,7 @@ type Visit<'a> = &'a mut dyn FnMut(Entry, Option<File>) -> Result<(), ArchiveErr
 /// [`ArchiveError::Changed`], and whatever `visit` returns.
 pub fn walk(
     directory: &Path,
-    mut visit: impl FnMut(Entry, Option<File>) -> Result<(), ArchiveError>,
+    mut visit: impl FnMut(Visited) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     // The directory itself may be given by a link; nothing inside it may.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -102,12 +113,14 @@ impl Walker<'_> {
         };
         let kind = kind_of(&stat);
         if kind == SFlag::S_IFDIR {
-            let entry = of(&stat, path, Kind::Directory);
+            let mut entry = of(&stat, path, Kind::Directory);
+            // Before anything is opened: a name may be refused because it cannot be.
             entry.check()?;
             let child = self.open(parent, name, &stat, &shown, OFlag::O_DIRECTORY)?;
+            let not_kept = attributes_of(&child, &mut entry, &shown)?;
             let child = Dir::from_fd(child.into()).map_err(|errno| tree("list", shown, errno))?;
             let path = entry.path.clone();
-            (self.visit)(entry, None)?;
+            (self.visit)(Visited { entry, file: None, not_kept })?;
             self.directory(child, &path)
         } else if kind == SFlag::S_IFREG {
             self.file(parent, name, &stat, path, &shown)
@@ -116,7 +129,11 @@ impl Walker<'_> {
             let entry =
                 Entry { mode: SYMLINK_MODE, ..of(&stat, path, Kind::Symlink { target: target.into_vec() }) };
             entry.check()?;
-            (self.visit)(entry, None)
+            // The one way to a link's attributes that follows no other link.
+            let held = parent.as_fd().as_raw_fd();
+            let link = Path::new("/proc/self/fd").join(held.to_string()).join(path_of(name.as_bytes()));
+            let not_kept = names_on_link(&link);
+            (self.visit)(Visited { entry, file: None, not_kept })
         } else {
             Err(Refusal::Kind { path: path_of(&path), kind: name_of(kind) }.into())
         }
@@ -134,18 +151,18 @@ impl Walker<'_> {
             let first = self.linked.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| path.clone());
             if *first != path {
                 let kind = Kind::HardLink { target: first.clone() };
-                let entry = Entry { path, kind, mode: 0, uid: 0, gid: 0 };
+                let entry = Entry { path, kind, mode: 0, uid: 0, gid: 0, attributes: Attributes::default() };
                 entry.check()?;
-                return (self.visit)(entry, None);
+                return (self.visit)(Visited { entry, file: None, not_kept: Vec::new() });
             }
         }
         // Without blocking, in case a pipe takes the file's place before it is opened.
         let file = self.open(parent, name, stat, shown, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
         let stat = fstat(&file).map_err(|errno| tree("look at", shown.to_owned(), errno))?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        let entry = of(&stat, path, Kind::File { bytes });
-        entry.check()?;
-        (self.visit)(entry, Some(file))
+        let mut entry = of(&stat, path, Kind::File { bytes });
+        let not_kept = attributes_of(&file, &mut entry, shown)?;
+        (self.visit)(Visited { entry, file: Some(file), not_kept })
     }
 
     /// Opens what was just looked at; anything else in its place is a tree that changes.
@@ -180,12 +197,31 @@ fn look(parent: impl AsFd, name: &CString) -> nix::Result<FileStat> {
     fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
+/// Adds what is kept of an open file's or directory's attributes, and checks the entry; the names of the rest.
+fn attributes_of(file: &File, entry: &mut Entry, shown: &Path) -> Result<Vec<Vec<u8>>, ArchiveError> {
+    let found = Attributes::read(file, &entry.kind).map_err(|errno| ArchiveError::Tree {
+        what: "read the extended attributes of",
+        path: shown.to_owned(),
+        source: errno.into(),
+    })?;
+    entry.attributes = found.kept;
+    entry.check()?;
+    Ok(found.not_kept)
+}
+
 fn kind_of(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
 fn of(stat: &FileStat, path: Vec<u8>, kind: Kind) -> Entry {
-    Entry { path, kind, mode: stat.st_mode & MODE_BITS, uid: stat.st_uid, gid: stat.st_gid }
+    Entry {
+        path,
+        kind,
+        mode: stat.st_mode & MODE_BITS,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        attributes: Attributes::default(),
+    }
 }
 
 fn name_of(kind: SFlag) -> &'static str {

@@ -11,15 +11,26 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::fstat;
 
 use super::entry::{BLOCK, Entry, padding_after, path_of};
-use super::{ArchiveError, walk};
+use super::{ArchiveError, Visited, walk};
 
 /// What an archive is going to hold.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Entries.
     pub entries: usize,
     /// Bytes of the archive itself.
     pub bytes: u64,
+    /// What the tree has and the archive will not.
+    pub not_kept: NotKept,
+}
+
+/// Extended attributes that an archive does not keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NotKept {
+    /// The first of them: where, and which.
+    pub first: Vec<(PathBuf, String)>,
+    /// All of them.
+    pub count: usize,
 }
 
 /// Looks through a directory without reading its files: refuses what [`write_archive`] would refuse, and
@@ -28,9 +39,16 @@ pub struct Survey {
 /// # Errors
 /// [`ArchiveError`].
 pub fn survey(directory: &Path) -> Result<Survey, ArchiveError> {
-    let mut survey = Survey { entries: 0, bytes: END_BYTES };
-    walk(directory, |entry, _| {
+    let mut survey = Survey { bytes: END_BYTES, ..Survey::default() };
+    walk(directory, |Visited { entry, not_kept, .. }| {
         survey.entries += 1;
+        for name in not_kept {
+            survey.not_kept.count += 1;
+            if survey.not_kept.first.len() < NOT_KEPT_NAMED_MAX {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                survey.not_kept.first.push((path_of(&entry.path), name));
+            }
+        }
         let body = entry.body_bytes();
         survey.bytes += entry.header().len() as u64 + body + padding_after(body) as u64;
         Ok(())
@@ -44,7 +62,7 @@ pub fn survey(directory: &Path) -> Result<Survey, ArchiveError> {
 /// [`ArchiveError`]; what was written until then is no archive.
 pub fn write_archive(directory: &Path, out: &mut impl Write) -> Result<(), ArchiveError> {
     let mut buffer = vec![0; COPY_BYTES];
-    walk(directory, |entry, file| {
+    walk(directory, |Visited { entry, file, .. }| {
         out.write_all(&entry.header()).map_err(ArchiveError::Stream)?;
         if let Some(file) = file {
             copy_file(file, &entry, &directory.join(path_of(&entry.path)), out, &mut buffer)?;
@@ -88,5 +106,8 @@ fn copy_file(
 
 /// Bytes of the end marker: two blocks of zeros, and nothing after them.
 const END_BYTES: u64 = 2 * BLOCK as u64;
+/// Attributes that are not kept and are named one by one: where every file has one (a security label), more
+/// would say no more.
+const NOT_KEPT_NAMED_MAX: usize = 20;
 /// Bytes read at once: long enough that system calls do not matter, short enough to stay in the cache.
 const COPY_BYTES: usize = 256 * 1024;
