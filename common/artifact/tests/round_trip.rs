@@ -279,7 +279,8 @@ fn a_tree_of_many_files_is_unpacked_under_one_barrier() {
     assert_eq!(snapshot(&tree), snapshot(&directory.path().join("out")));
 }
 
-/// Gives an attribute; false where this file system or user may not have it.
+/// Gives an attribute; false where this file system or user may not have it, which is told.
+#[allow(clippy::print_stderr, reason = "a test that leaves something out says so")]
 fn give(path: &Path, name: &str, value: &[u8]) -> bool {
     use rustix::io::Errno;
     match rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()) {
