@@ -7,13 +7,34 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+/// A frame whose first bytes have come.
+pub(super) struct Begun {
+    length: [u8; 4],
+    read: usize,
+}
+
 /// Reads a frame of at most `bound` bytes; `None` if the other side closed between two frames.
 pub(super) async fn read<R: AsyncRead + Unpin>(reader: &mut R, bound: usize) -> io::Result<Option<Vec<u8>>> {
+    match begin(reader).await? {
+        Some(begun) => read_on(begun, reader, bound).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Waits until a frame begins; `None` if the other side closed instead.
+pub(super) async fn begin<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Option<Begun>> {
     let mut length = [0; 4];
-    match reader.read(&mut length).await? {
-        0 => return Ok(None),
-        read => reader.read_exact(&mut length[read..]).await?,
-    };
+    let read = reader.read(&mut length).await?;
+    Ok((read > 0).then_some(Begun { length, read }))
+}
+
+/// Reads the rest of a frame of at most `bound` bytes.
+pub(super) async fn read_on<R: AsyncRead + Unpin>(
+    Begun { mut length, read }: Begun,
+    reader: &mut R,
+    bound: usize,
+) -> io::Result<Vec<u8>> {
+    reader.read_exact(&mut length[read..]).await?;
     let length = u32::from_be_bytes(length);
     if length == 0 || length as usize > bound {
         let problem = format!("a frame of {length} bytes, where 1 to {bound} are taken");
@@ -24,7 +45,7 @@ pub(super) async fn read<R: AsyncRead + Unpin>(reader: &mut R, bound: usize) -> 
     if read < length as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Writes a frame.

@@ -86,23 +86,27 @@ pub(super) async fn serve(listener: UnixListener, config: Arc<Config>, asked: mp
         }
         let asked = asked.clone();
         current = Some(tokio::spawn(async move {
-            if let Err(error) = converse(stream, asked).await {
+            if let Err(error) = converse(stream, asked, FRAME_WITHIN).await {
                 tracing::debug!(%error, "the network half's connection ended");
             }
         }));
     }
 }
 
-async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    asked: mpsc::Sender<Asked>,
+    frame_within: Duration,
+) -> io::Result<()> {
     loop {
-        // As long as it likes between two requests, but not within one.
-        stream.readable().await?;
-        let frame = timeout(FRAME_WITHIN, frames::read(&mut stream, REQUEST_BYTES_MAX)).await;
+        // As long as it likes between two requests, but not within one. Only a byte that came tells that one has
+        // begun: a socket's readiness may be left over from the request before.
+        let Some(begun) = frames::begin(&mut stream).await? else { return Ok(()) };
+        let frame = timeout(frame_within, frames::read_on(begun, &mut stream, REQUEST_BYTES_MAX)).await;
         let reason = match frame {
             Err(_) => "the request did not arrive whole in time".to_owned(),
             Ok(Err(error)) => error.to_string(),
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Ok(Some(bytes))) => match Request::decode(&bytes) {
+            Ok(Ok(bytes)) => match Request::decode(&bytes) {
                 Err(error) => error.to_string(),
                 Ok(request) => {
                     let (reply, answered) = oneshot::channel();
@@ -121,4 +125,64 @@ async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) -> io::Res
 async fn send(stream: &mut UnixStream, reply: Reply) -> io::Result<()> {
     let bytes = reply.encode().map_err(io::Error::other)?;
     timeout(FRAME_WITHIN, frames::write(stream, &bytes)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_agent_core::applier::protocol::REPLY_BYTES_MAX;
+    use lunar_agent_core::input::{ApplierStage, ApplierStatus};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// The applier's end of a connection that waits for nothing that has begun, with a machine behind it that
+    /// gives one answer to everything.
+    fn connection() -> (UnixStream, tokio::task::JoinHandle<io::Result<()>>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (asked, mut requests) = mpsc::channel::<Asked>(1);
+        tokio::spawn(async move {
+            while let Some(Asked { reply, .. }) = requests.recv().await {
+                let _ = reply.send(answer());
+            }
+        });
+        (near, tokio::spawn(converse(far, asked, Duration::ZERO)))
+    }
+
+    fn answer() -> Reply {
+        Reply::Status(ApplierStatus { running: Vec::new(), stage: ApplierStage::Idle })
+    }
+
+    /// A request as it lies on the socket.
+    fn request() -> Vec<u8> {
+        let bytes = Request::Hello.encode().unwrap();
+        [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes.as_slice()].concat()
+    }
+
+    async fn hear(stream: &mut UnixStream) -> Option<Reply> {
+        let reply = frames::read(stream, REPLY_BYTES_MAX).await.unwrap()?;
+        Some(Reply::decode(&reply).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_idle_between_two_requests_and_ends_in_silence() {
+        let (mut stream, conversation) = connection();
+        for _ in 0..3 {
+            stream.write_all(&request()).await.unwrap();
+            assert_eq!(hear(&mut stream).await, Some(answer()));
+        }
+        stream.shutdown().await.unwrap();
+        assert_eq!(hear(&mut stream).await, None, "an idle connection was taken for a request that stopped");
+        conversation.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_stops_half_way_is_told() {
+        let (mut stream, conversation) = connection();
+        let mut half = request();
+        half.pop();
+        stream.write_all(&half).await.unwrap();
+        let Some(Reply::Unreadable { reason }) = hear(&mut stream).await else { panic!("nothing was told") };
+        assert!(reason.contains("in time"), "{reason}");
+        conversation.await.unwrap().unwrap();
+    }
 }
