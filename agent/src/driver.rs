@@ -412,7 +412,8 @@ impl Driver {
         }
     }
 
-    /// The planes see the new state; machines that are out by it are cut off.
+    /// The planes see the new state, and cut off whoever is out by it. Of machines that are revoked nothing is
+    /// remembered either.
     async fn show_trust(&mut self) {
         let trust = self.node.trust().clone();
         let revoked = trust.revocation().map(|list| list.keys.clone()).unwrap_or_default();

@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use lunar_artifact::{Pack, PackDirectory, PackError};
 use lunar_common::document::SignedDocument;
 use lunar_common::have_set::HaveSet;
-use lunar_common::ids::{ArtifactId, FleetId, PeerKey, SiteId};
+use lunar_common::ids::{ArtifactId, FleetId, SiteId};
 use lunar_common::message::{Gossip, Request, Response};
 use lunar_common::trust::{Accepted, TrustState};
 use lunar_host::{clock, supervisor};
@@ -82,7 +82,6 @@ pub struct Origin {
     trust: TrustState,
     enrolment: SignedDocument,
     provided: BTreeSet<ArtifactId>,
-    connected: BTreeMap<PeerKey, Vec<Link>>,
 }
 
 impl Origin {
@@ -125,7 +124,6 @@ impl Origin {
             trust: config.trust,
             enrolment: config.enrolment,
             provided: BTreeSet::new(),
-            connected: BTreeMap::new(),
         })
     }
 
@@ -156,11 +154,8 @@ impl Origin {
                     Some(event) => self.happened(event).await,
                     None => break,
                 },
-                Some(link) = self.links.recv() => {
-                    let links = self.connected.entry(link.key()).or_default();
-                    links.retain(|other| !other.is_closed());
-                    links.push(link);
-                }
+                // The data plane serves them, and closes on those that are out.
+                Some(_) = self.links.recv() => {}
                 _ = look.tick() => self.look().await,
                 _ = alive.tick() => supervisor::alive(),
             }
@@ -172,10 +167,6 @@ impl Origin {
 
     /// Offers what is new on the shelf.
     async fn look(&mut self) {
-        self.connected.retain(|_, links| {
-            links.retain(|link| !link.is_closed());
-            !links.is_empty()
-        });
         let shelf = self.shelf.clone();
         let looked = tokio::task::spawn_blocking(move || shelf.look()).await;
         match looked {
@@ -221,7 +212,7 @@ impl Origin {
         }
     }
 
-    /// A document that people signed: kept, shown at the gate, and obeyed if it is a revocation.
+    /// A document that people signed: kept, and shown at the gate, which cuts off whoever is out by it.
     async fn take_in(&mut self, document: &SignedDocument) -> Decision {
         match self.trust.accept(document, clock::wall()) {
             Ok(Accepted::Known) => Decision::Ignore,
@@ -230,9 +221,6 @@ impl Origin {
                 if let Accepted::Revocation(list) = accepted {
                     for key in &list.keys {
                         self.mesh.evict(*key).await;
-                        for link in self.connected.remove(key).into_iter().flatten() {
-                            link.close();
-                        }
                     }
                 }
                 Decision::Accept

@@ -17,11 +17,11 @@ use lunar_coordinator::origin::{Origin, OriginConfig};
 use lunar_transport::data_plane::{
     ChunkSource, ConnectError, DataPlane, DataPlaneConfig, Distance, Link, Note, PlaneLimits, SourceError,
 };
-use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig};
+use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig, MeshEvent};
 use lunar_transport::trust_gate::TrustGate;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// How long a test may hang before it counts as stuck. Nothing is measured against it.
@@ -76,9 +76,38 @@ async fn a_revoked_machine_is_cut_off_and_does_not_come_back() {
     origin.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_root_that_admits_a_machine_no_more_cuts_it_off_on_both_planes_and_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let packs = PackDirectory::open(&home.path().join("artifacts")).unwrap();
+    let published = publish(&packs, home.path(), 1);
+    let origin = Running::start(packs).await;
+    let (_plane, kept) = origin.member().await;
+    let by_bob = enrolled_by(&bob(), GOES, "agent", "base");
+    let gate = Arc::new(TrustGate::new(trust(), by_bob, String::new()));
+    let (plane, cut) = origin.plane_of(GOES, gate.clone()).await;
+    let (_mesh, mut events) = origin.mesh_of(GOES, gate).await;
+
+    // Another member hands it over in the mesh. Nobody names the machine.
+    let mesh = origin.mesh_member().await;
+    let answer = mesh.request(key(ORIGIN), Request::Document(root(2, "\"ann\""))).await.unwrap();
+    assert_eq!(answer, Response::Done);
+
+    timeout(STUCK, cut.closed()).await.unwrap();
+    let left = async {
+        while !matches!(events.recv().await.unwrap(), MeshEvent::Left { peer } if peer == key(ORIGIN)) {}
+    };
+    timeout(STUCK, left).await.unwrap();
+    let refused = plane.connect(key(ORIGIN), &origin.data, Distance::Earth).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::RefusedUs), "{refused}");
+    kept.manifest(published.id, 1024 * 1024).await.unwrap();
+    origin.stop().await;
+}
+
 const ORIGIN: u8 = 9;
 const MEMBER: u8 = 10;
 const OTHER_MEMBER: u8 = 11;
+const GOES: u8 = 12;
 
 /// An origin in a task of its own.
 struct Running {
@@ -116,10 +145,14 @@ impl Running {
 
     /// A member's data plane, connected.
     async fn member(&self) -> (DataPlane, Link) {
+        self.plane_of(MEMBER, gate(MEMBER)).await
+    }
+
+    async fn plane_of(&self, number: u8, gate: Arc<TrustGate>) -> (DataPlane, Link) {
         let (plane, _) = DataPlane::bind(DataPlaneConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
-            secret: secret(MEMBER).to_bytes(),
-            gate: gate(MEMBER),
+            secret: secret(number).to_bytes(),
+            gate,
             source: Arc::new(Nothing),
             limits: PlaneLimits::agent(),
         })
@@ -130,26 +163,28 @@ impl Running {
 
     /// Another member's mesh, which knows where the origin is.
     async fn mesh_member(&self) -> Mesh {
+        let (mesh, mut events) = self.mesh_of(OTHER_MEMBER, gate(OTHER_MEMBER)).await;
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
+        mesh
+    }
+
+    async fn mesh_of(&self, number: u8, gate: Arc<TrustGate>) -> (Mesh, mpsc::Receiver<MeshEvent>) {
         let (mesh, mut events) = Mesh::start(MeshConfig {
-            key: secret(OTHER_MEMBER),
+            key: secret(number),
             fleet: "moon".parse().unwrap(),
             site: "base".parse().unwrap(),
             listen: vec!["127.0.0.1:0".to_owned()],
             announce: Vec::new(),
             bootstrap: vec![self.mesh[0].parse().unwrap()],
-            gate: gate(OTHER_MEMBER),
+            gate,
             directory: false,
             bounds: MeshBounds::agent(),
         })
         .await
         .unwrap();
-        let joined = async {
-            use lunar_transport::mesh::MeshEvent;
-            while !matches!(events.recv().await, Some(MeshEvent::Joined { .. })) {}
-        };
+        let joined = async { while !matches!(events.recv().await, Some(MeshEvent::Joined { .. })) {} };
         timeout(STUCK, joined).await.unwrap();
-        tokio::spawn(async move { while events.recv().await.is_some() {} });
-        mesh
+        (mesh, events)
     }
 
     async fn stop(self) {
@@ -197,8 +232,13 @@ fn gate(number: u8) -> Arc<TrustGate> {
 }
 
 fn enrolment(number: u8, role: &str, site: &str) -> SignedDocument {
+    enrolled_by(&signer(), number, role, site)
+}
+
+fn enrolled_by(person: &PrivateKey, number: u8, role: &str, site: &str) -> SignedDocument {
     let key = key(number);
-    signed(
+    signed_by(
+        person,
         Kind::Enrolment,
         format!(
             "format = 1\nfleet = \"moon\"\nserver = \"srv-{number}\"\nsequence = 1\nissued = \"2026-01-02T00:00:00Z\"\n\
@@ -209,15 +249,26 @@ fn enrolment(number: u8, role: &str, site: &str) -> SignedDocument {
 }
 
 fn trust() -> TrustState {
-    let ann = signer().public_key().to_openssh().unwrap();
-    let roles = ["root", "plan", "halt", "resume", "enroll", "revoke", "reap"];
-    let roles = roles.map(|role| format!("[[role]]\nname = \"{role}\"\nkeys = [\"ann\"]\nthreshold = 1\n"));
-    let root = format!(
-        "format = 1\nfleet = \"moon\"\nversion = 1\nissued = \"2026-01-01T00:00:00Z\"\n\
-         expires = \"2099-01-01T00:00:00Z\"\n[keys]\nann = \"{ann}\"\n{}",
+    TrustState::anchored(&root(1, "\"ann\", \"bob\"")).unwrap()
+}
+
+/// A trust root in which these enrol, and ann does everything else.
+fn root(version: u64, enrollers: &str) -> SignedDocument {
+    let [ann, bob] = [signer(), bob()].map(|person| person.public_key().to_openssh().unwrap());
+    let roles = ["root", "plan", "halt", "resume", "enroll", "revoke", "reap"].map(|role| {
+        let keys = if role == "enroll" { enrollers } else { "\"ann\"" };
+        format!("[[role]]\nname = \"{role}\"\nkeys = [{keys}]\nthreshold = 1\n")
+    });
+    let body = format!(
+        "format = 1\nfleet = \"moon\"\nversion = {version}\nissued = \"2026-01-0{version}T00:00:00Z\"\n\
+         expires = \"2099-01-01T00:00:00Z\"\n[keys]\nann = \"{ann}\"\nbob = \"{bob}\"\n{}",
         roles.concat()
     );
-    TrustState::anchored(&signed(Kind::TrustRoot, root)).unwrap()
+    signed(Kind::TrustRoot, body)
+}
+
+fn bob() -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[2; 32]))
 }
 
 fn signer() -> PrivateKey {
@@ -225,7 +276,11 @@ fn signer() -> PrivateKey {
 }
 
 fn signed(kind: Kind, body: String) -> SignedDocument {
-    let signature = signer().sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
+    signed_by(&signer(), kind, body)
+}
+
+fn signed_by(person: &PrivateKey, kind: Kind, body: String) -> SignedDocument {
+    let signature = person.sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
     let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
     SignedDocument { kind, body: body.into_bytes(), signatures }
 }

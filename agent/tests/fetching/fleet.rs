@@ -55,20 +55,27 @@ impl Machine {
     }
 
     pub fn enrolment(&self) -> SignedDocument {
+        self.enrolled_by(&signer())
+    }
+
+    /// The same, by one whom only the first trust root lets enrol.
+    pub fn enrolment_by_bob(&self) -> SignedDocument {
+        self.enrolled_by(&bob())
+    }
+
+    fn enrolled_by(&self, person: &PrivateKey) -> SignedDocument {
         let role = match self.role {
             Role::Agent => "agent",
             Role::Coordinator => "coordinator",
             Role::Origin => "origin",
         };
         let (number, key, site) = (self.number, self.key(), self.site);
-        signed(
-            Kind::Enrolment,
-            format!(
-                "format = 1\nfleet = \"moon\"\nserver = \"srv-{number}\"\nsequence = 1\n\
-                 issued = \"2026-01-02T00:00:00Z\"\nkey = \"{key}\"\nrole = \"{role}\"\nhostname = \"h{number}\"\n\
-                 site = \"{site}\"\ncluster = \"main\"\ntier = 3\nservice = \"web\"\n"
-            ),
-        )
+        let body = format!(
+            "format = 1\nfleet = \"moon\"\nserver = \"srv-{number}\"\nsequence = 1\n\
+             issued = \"2026-01-02T00:00:00Z\"\nkey = \"{key}\"\nrole = \"{role}\"\nhostname = \"h{number}\"\n\
+             site = \"{site}\"\ncluster = \"main\"\ntier = 3\nservice = \"web\"\n"
+        );
+        signed_by(person, Kind::Enrolment, body)
     }
 
     pub fn gate(&self) -> Arc<TrustGate> {
@@ -101,32 +108,48 @@ impl Machine {
 
     /// A bare data plane that serves some source.
     pub fn plane(&self, source: Arc<dyn ChunkSource>) -> (DataPlane, mpsc::Receiver<Link>) {
+        self.plane_behind(self.gate(), "127.0.0.1:0".parse().unwrap(), source)
+    }
+
+    /// A bare data plane with this gate, here.
+    pub fn plane_behind(
+        &self,
+        gate: Arc<TrustGate>,
+        listen: SocketAddr,
+        source: Arc<dyn ChunkSource>,
+    ) -> (DataPlane, mpsc::Receiver<Link>) {
         let limits = match self.role {
             Role::Origin => PlaneLimits::origin(None),
             Role::Agent | Role::Coordinator => PlaneLimits::agent(),
         };
-        DataPlane::bind(DataPlaneConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            secret: self.secret(),
-            gate: self.gate(),
-            source,
-            limits,
-        })
-        .unwrap()
+        DataPlane::bind(DataPlaneConfig { listen, secret: self.secret(), gate, source, limits }).unwrap()
     }
 }
 
 /// What every machine of the fleet trusts.
 pub fn trust() -> TrustState {
-    let key = signer().public_key().to_openssh().unwrap();
-    let roles = ["root", "plan", "halt", "resume", "enroll", "revoke", "reap"];
-    let roles = roles.map(|role| format!("[[role]]\nname = \"{role}\"\nkeys = [\"ann\"]\nthreshold = 1\n"));
-    let root = format!(
-        "format = 1\nfleet = \"moon\"\nversion = 1\nissued = \"2026-01-01T00:00:00Z\"\n\
-         expires = \"2099-01-01T00:00:00Z\"\n[keys]\nann = \"{key}\"\n{}",
+    TrustState::anchored(&root(1, "\"ann\", \"bob\"")).unwrap()
+}
+
+/// What a machine trusts that has the next trust root, by which bob enrols nobody any more.
+pub fn trust_without_bob() -> TrustState {
+    let mut trust = trust();
+    trust.accept(&root(2, "\"ann\""), WallTime(1_800_000_000)).unwrap();
+    trust
+}
+
+fn root(version: u64, enrollers: &str) -> SignedDocument {
+    let [ann, bob] = [signer(), bob()].map(|person| person.public_key().to_openssh().unwrap());
+    let roles = ["root", "plan", "halt", "resume", "enroll", "revoke", "reap"].map(|role| {
+        let keys = if role == "enroll" { enrollers } else { "\"ann\"" };
+        format!("[[role]]\nname = \"{role}\"\nkeys = [{keys}]\nthreshold = 1\n")
+    });
+    let body = format!(
+        "format = 1\nfleet = \"moon\"\nversion = {version}\nissued = \"2026-01-0{version}T00:00:00Z\"\n\
+         expires = \"2099-01-01T00:00:00Z\"\n[keys]\nann = \"{ann}\"\nbob = \"{bob}\"\n{}",
         roles.concat()
     );
-    TrustState::anchored(&signed(Kind::TrustRoot, root)).unwrap()
+    signed(Kind::TrustRoot, body)
 }
 
 /// What a machine trusts that heard of a revocation.
@@ -143,8 +166,16 @@ fn signer() -> PrivateKey {
     PrivateKey::from(Ed25519Keypair::from_seed(&[1; 32]))
 }
 
+fn bob() -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[2; 32]))
+}
+
 fn signed(kind: Kind, body: String) -> SignedDocument {
-    let signature = signer().sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
+    signed_by(&signer(), kind, body)
+}
+
+fn signed_by(person: &PrivateKey, kind: Kind, body: String) -> SignedDocument {
+    let signature = person.sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
     let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
     SignedDocument { kind, body: body.into_bytes(), signatures }
 }

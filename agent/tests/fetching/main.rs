@@ -11,7 +11,9 @@ use lunar_artifact::PackDirectory;
 use lunar_transport::data_plane::{ConnectError, Distance, FetchError};
 use lunar_transport::trust_gate::TrustGate;
 
-use fleet::{Counting, Published, agent, complete, is_whole, origin, trust_without, until};
+use fleet::{
+    Counting, Published, agent, complete, is_whole, origin, trust_without, trust_without_bob, until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_finish_from_each_other_with_the_origin_dead() {
@@ -148,15 +150,7 @@ async fn machines_that_are_not_members_are_refused_and_told_nothing() {
     let published = Published::new(100_000);
     let (member, revoked) = (agent(51, "base"), agent(52, "base"));
     let gate = Arc::new(TrustGate::new(trust_without(&revoked.key()), member.enrolment(), String::new()));
-    let (plane, mut links) =
-        lunar_transport::data_plane::DataPlane::bind(lunar_transport::data_plane::DataPlaneConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            secret: member.secret(),
-            gate,
-            source: Counting::new(&published),
-            limits: lunar_transport::data_plane::PlaneLimits::agent(),
-        })
-        .unwrap();
+    let (plane, mut links) = member.plane_behind(gate, any(), Counting::new(&published));
     let address = plane.address().unwrap().to_string();
 
     // Revoked; and one that shows another machine's enrolment.
@@ -165,20 +159,72 @@ async fn machines_that_are_not_members_are_refused_and_told_nothing() {
     assert!(matches!(refused, ConnectError::RefusedUs), "{refused}");
     let thief = agent(53, "base");
     let stolen = Arc::new(TrustGate::new(fleet::trust(), agent(54, "base").enrolment(), String::new()));
-    let (out, _) =
-        lunar_transport::data_plane::DataPlane::bind(lunar_transport::data_plane::DataPlaneConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            secret: thief.secret(),
-            gate: stolen,
-            source: Counting::new(&published),
-            limits: lunar_transport::data_plane::PlaneLimits::agent(),
-        })
-        .unwrap();
+    let (out, _) = thief.plane_behind(stolen, any(), Counting::new(&published));
     let refused = out.connect(member.key(), &address, Distance::Near).await.unwrap_err();
     assert!(matches!(refused, ConnectError::RefusedUs), "{refused}");
 
     assert!(links.try_recv().is_err(), "a refused machine became a link");
     assert_eq!(plane.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_root_that_admits_a_linked_machine_no_more_cuts_its_link_and_no_other() {
+    let published = Published::new(100_000);
+    let (server, stays, goes) = (agent(71, "base"), agent(72, "base"), agent(73, "base"));
+    let gate = server.gate();
+    let (plane, mut incoming) = server.plane_behind(gate.clone(), any(), Counting::new(&published));
+    let address = plane.address().unwrap().to_string();
+    let (staying, _) = stays.plane(Counting::new(&published));
+    let by_bob = Arc::new(TrustGate::new(fleet::trust(), goes.enrolment_by_bob(), String::new()));
+    let (going, _) = goes.plane_behind(by_bob, any(), Counting::new(&published));
+    let kept = staying.connect(server.key(), &address, Distance::Near).await.unwrap();
+    let cut = going.connect(server.key(), &address, Distance::Near).await.unwrap();
+    // A link that the server itself opened is judged as well.
+    let opened =
+        plane.connect(goes.key(), &going.address().unwrap().to_string(), Distance::Near).await.unwrap();
+    for _ in 0..2 {
+        incoming.recv().await.unwrap();
+    }
+
+    gate.show(trust_without_bob(), server.enrolment());
+
+    cut.closed().await;
+    opened.closed().await;
+    let refused = going.connect(server.key(), &address, Distance::Near).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::RefusedUs), "{refused}");
+    let frame_bytes = published.built.manifest.chunks[0].frame_bytes;
+    kept.frame(published.id(), 0, frame_bytes).await.unwrap();
+}
+
+#[test]
+fn a_machine_killed_and_started_again_closes_the_link_of_its_earlier_life() {
+    let published = Published::new(100_000);
+    let (stays, dies) = (agent(81, "base"), agent(82, "base"));
+    let outside = tokio::runtime::Runtime::new().unwrap();
+    let (plane, mut incoming) = outside.block_on(async { stays.plane(Counting::new(&published)) });
+    let address = plane.address().unwrap().to_string();
+    let first_life = tokio::runtime::Runtime::new().unwrap();
+    let (dead, _) = first_life.block_on(async { dies.plane(Counting::new(&published)) });
+    let dead_address = dead.address().unwrap();
+    let link = first_life.block_on(dead.connect(stays.key(), &address, Distance::Near)).unwrap();
+    let earlier = outside.block_on(incoming.recv()).unwrap();
+    // Without a word: its whole runtime is torn down.
+    first_life.shutdown_timeout(std::time::Duration::from_secs(30));
+    drop((link, dead));
+    assert!(!earlier.is_closed());
+
+    outside.block_on(async {
+        let (reborn, _) = dies.plane_behind(dies.gate(), dead_address, Counting::new(&published));
+        let _link = reborn.connect(stays.key(), &address, Distance::Near).await.unwrap();
+        let later = incoming.recv().await.unwrap();
+        assert!(earlier.is_closed(), "what is asked of it would be asked in vain for a minute");
+        assert!(!later.is_closed());
+    });
+}
+
+/// Any port on loopback.
+fn any() -> std::net::SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use lunar_common::ids::PeerKey;
 use lunar_common::trust::Refusal;
 use lunar_common::wire::{self, WireError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Largest encoded [`Hello`]: an enrolment with all the signatures it needs, and an address. Strangers can
 /// make us read this much and no more.
@@ -87,6 +88,10 @@ pub trait Gate: Send + Sync {
 
     /// Our own first words.
     fn hello(&self) -> Hello;
+
+    /// Changes whenever somebody who was admitted may be a member no more. Both planes judge all who are connected
+    /// anew then, and close on those who are out.
+    fn changes(&self) -> watch::Receiver<u64>;
 }
 
 /// A peer that passed the gate.

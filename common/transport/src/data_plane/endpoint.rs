@@ -1,11 +1,13 @@
 //! The data plane's endpoint: who comes in, whom we dial.
 //!
 //! Owns [`DataPlane`]. Main invariant: a connection that did not pass the gate carries nothing but the hello,
-//! is closed, and is counted until it is; both ends of every link know each other's enrolment.
+//! is closed, and is counted until it is; both ends of every link know each other's enrolment; a link whose other
+//! end is a member no more, or has begun another life, is closed.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::identity::Keypair;
 use lunar_common::ids::{ArtifactId, PeerKey};
@@ -19,7 +21,7 @@ use super::config::{self, DataPlaneConfig, Distance, PlaneLimits, TlsError};
 use super::link::Link;
 use super::protocol::{Note, ReadError, read_bytes, write_bytes};
 use super::serve::Service;
-use crate::gate::{self, Admitted, Gate, GateError, HELLO_BYTES_MAX, judge};
+use crate::gate::{self, Admitted, Gate, GateError, HELLO_BYTES_MAX, Life, judge};
 
 /// Close code: nothing is wrong.
 pub(super) const CLOSED: u32 = 0;
@@ -44,6 +46,8 @@ struct Inner {
     service: Arc<Service>,
     limits: PlaneLimits,
     connections: AtomicUsize,
+    /// The links that stand, by peer.
+    standing: Mutex<BTreeMap<PeerKey, Vec<(Life, Connection)>>>,
 }
 
 /// Why a data plane could not be bound.
@@ -125,7 +129,8 @@ impl DataPlane {
         let endpoint = Endpoint::server(server, listen)
             .map_err(|source| BindError::Socket { address: listen, source })?;
         let service = Arc::new(Service::new(source, &limits));
-        let inner = Inner { endpoint, key, gate, service, limits, connections: AtomicUsize::new(0) };
+        let connections = AtomicUsize::new(0);
+        let inner = Inner { endpoint, key, gate, service, limits, connections, standing: Mutex::default() };
         let plane = Self { inner: Arc::new(inner) };
         let (links, incoming) = mpsc::channel(INCOMING_MAX);
         tokio::spawn(plane.clone().accept(links));
@@ -279,12 +284,52 @@ impl DataPlane {
 
     /// A link that passed the gate and was counted: serves it until it is closed.
     fn link(&self, connection: Connection, key: PeerKey, admitted: Admitted) -> Link {
-        let (plane, served) = (self.clone(), connection.clone());
+        self.enter(key, admitted.life, &connection);
+        let (plane, served, enrolment) = (self.clone(), connection.clone(), admitted.enrolment.clone());
         tokio::spawn(async move {
-            plane.inner.service.clone().serve(served).await;
+            let mut membership = plane.inner.gate.changes();
+            let mut serving = std::pin::pin!(plane.inner.service.clone().serve(served.clone()));
+            loop {
+                // Also at once: its membership may have ended since it was judged.
+                if plane.inner.gate.admit(enrolment.document()).is_err() {
+                    tracing::info!(peer = %enrolment.server, "a linked machine is a member no more");
+                    served.close(VarInt::from_u32(REFUSED), b"");
+                }
+                tokio::select! {
+                    () = &mut serving => break,
+                    Ok(()) = membership.changed() => {}
+                }
+            }
+            plane.leave(&key, &served);
             plane.inner.connections.fetch_sub(1, Ordering::Relaxed);
         });
         Link { connection, key, admitted }
+    }
+
+    /// Takes a link among those that stand. Those of an earlier life of the machine are dead ones that have not
+    /// run out yet, and are closed, so that nothing is asked of them in vain.
+    fn enter(&self, key: PeerKey, life: Life, connection: &Connection) {
+        let mut standing = self.standing();
+        let links = standing.entry(key).or_default();
+        for (_, dead) in links.iter().filter(|(earlier, _)| *earlier < life) {
+            dead.close(VarInt::from_u32(CLOSED), b"");
+        }
+        links.push((life, connection.clone()));
+    }
+
+    fn leave(&self, key: &PeerKey, connection: &Connection) {
+        let mut standing = self.standing();
+        if let Some(links) = standing.get_mut(key) {
+            links.retain(|(_, other)| other.stable_id() != connection.stable_id());
+            if links.is_empty() {
+                standing.remove(key);
+            }
+        }
+    }
+
+    fn standing(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerKey, Vec<(Life, Connection)>>> {
+        // Nothing in here can panic half-way through a change.
+        self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -68,12 +68,6 @@ impl Link {
         &self.admitted
     }
 
-    /// Whether this connection is to a later life of the machine than another one, which is a dead one then.
-    #[must_use]
-    pub fn outlives(&self, other: &Self) -> bool {
-        self.key == other.key && self.admitted.life > other.admitted.life
-    }
-
     /// Fetches a manifest of at most `bytes_max` bytes. It still has to be verified.
     ///
     /// # Errors

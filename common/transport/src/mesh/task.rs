@@ -17,7 +17,7 @@ use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 use lunar_common::ids::{FleetId, PeerKey, SiteId};
 use lunar_common::time::{Moment, millis};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::address::PeerAddress;
@@ -85,6 +85,7 @@ pub(super) struct Task {
     pub(super) gossip: GossipState,
     commands: mpsc::Receiver<Command>,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
+    membership: watch::Receiver<u64>,
     connections_max: usize,
     epoch: Instant,
     housekeeping_at: Moment,
@@ -103,6 +104,7 @@ impl Task {
         let (verdict_sender, verdicts) = mpsc::unbounded_channel();
         let entries_max = if config.directory { BOOK_ENTRIES_DIRECTORY } else { BOOK_ENTRIES_AGENT };
         let connections_max = usize::try_from(config.bounds.connections_max).unwrap_or(usize::MAX);
+        let membership = config.gate.changes();
         Self {
             swarm,
             reception,
@@ -125,6 +127,7 @@ impl Task {
             gossip: GossipState::new(verdict_sender),
             commands,
             verdicts,
+            membership,
             connections_max,
             epoch: Instant::now(),
             housekeeping_at: Moment(millis(HOUSEKEEPING_INTERVAL)),
@@ -152,6 +155,7 @@ impl Task {
                     None => break None,
                 },
                 Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict),
+                Ok(()) = self.membership.changed() => self.judge_all_again(),
                 peer = self.reception.next_outlived() => {
                     tracing::debug!(%peer, "a new life of a machine: the connections of its old one are closed");
                     // They may have gone by themselves meanwhile.
@@ -496,6 +500,23 @@ impl Task {
             look_up.store_mut().forget(&id, &record);
             // Its connections, if it has any; `Left` follows when they have closed.
             let _ = self.swarm.disconnect_peer_id(id);
+        }
+    }
+
+    /// Somebody may be a member no more: whoever the gate would turn away now is dropped.
+    fn judge_all_again(&mut self) {
+        let gate = self.reception.gate();
+        let out: Vec<(PeerKey, String)> = self
+            .connected
+            .iter()
+            .filter_map(|(key, connected)| {
+                let refusal = gate.admit(connected.passed.admitted.enrolment.document()).err()?;
+                Some((*key, refusal.to_string()))
+            })
+            .collect();
+        for (key, reason) in out {
+            tracing::info!(peer = %format_args!("{key:.16}"), reason, "a connected machine is a member no more");
+            self.evict(key);
         }
     }
 

@@ -263,6 +263,29 @@ async fn an_evicted_machine_is_dropped_and_does_not_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trust_root_that_admits_a_connected_machine_no_more_cuts_it_off_and_no_other() {
+    let fleet = Fleet::new("moon");
+    let mut base = Node::start(&fleet, "base", Shape::default()).await;
+    let shape = || Shape { bootstrap: vec![&base], ..Shape::default() };
+    let mut stays = Node::start(&fleet, "stays", shape()).await;
+    let key = machine_key("goes");
+    let gate = fleet.gate(fleet.enrol_by_the_other("goes", &key, "base"), "goes.base.moon:7001");
+    let mut goes = Node::start_with(&fleet, key, gate, shape()).await;
+    stays.until_joined("base").await;
+    goes.until_joined("base").await;
+    base.until_joined("goes").await;
+
+    // Nobody names the machine: the new root says by its absence who is out.
+    base.gate.accept(&fleet.root_without_the_other());
+    base.until_left(goes.key()).await;
+    goes.until_left(base.key()).await;
+    let refused = goes.mesh.request(base.key(), sync()).await.unwrap_err();
+    assert!(matches!(refused, RequestError::Unreachable { .. }), "{refused}");
+    assert_eq!(stays.mesh.request(base.key(), sync()).await, Ok(Response::Done));
+    assert_eq!(base.peers().await, ["stays"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_in_use_is_a_clear_error() {
     let fleet = Fleet::new("moon");
     let first = Node::start(&fleet, "a", Shape::default()).await;
