@@ -17,8 +17,9 @@ use lunar_coordinator_core::effect::{Answer, Effect};
 use lunar_coordinator_core::event::{EventBody, Evidence};
 use lunar_coordinator_core::input::{InForce, Input, RequestId};
 
+use crate::faults::CoordinatorEdge;
 use crate::network::{Caller, Request};
-use crate::options::{Fault, Mutant};
+use crate::options::Mutant;
 use crate::server::wall;
 use crate::world::{Event, World};
 
@@ -158,13 +159,12 @@ impl World {
 
     /// An operator puts an older copy back. Longer than any message is on its way: with the process its
     /// connections died, and nobody restores a machine within seconds.
-    pub(crate) fn restore_backup(&mut self) {
+    pub(crate) fn restore_backup(&mut self, age: usize) {
         if self.host.core.is_none() || self.host.backups.is_empty() {
             return;
         }
         self.kill_coordinator(RESTORE_MS);
-        let count = self.host.backups.len() as u64;
-        let chosen = usize::try_from(self.chance.below(count, 0, "backup")).expect("few backups");
+        let chosen = self.host.backups.len().saturating_sub(1 + age);
         self.host.backups.truncate(chosen + 1);
         let (length, trust) = self.host.backups[chosen].clone();
         let before = self.host.ledger.clone();
@@ -272,11 +272,19 @@ impl World {
             effects.sort_by_key(|effect| matches!(effect, Effect::Append(_)));
         }
         for effect in effects {
-            if self.strikes(Fault::CoordinatorCrash, 15, 0, "coordinator-crash") {
-                let up_in = self.chance.between(1_000, 30_000, 0, "coordinator-up");
+            let (before, after) = match effect {
+                Effect::Append(_) => (CoordinatorEdge::BeforeAppend, CoordinatorEdge::AfterAppend),
+                Effect::Answer { .. } | Effect::Push { .. } | Effect::Announce { .. } => {
+                    (CoordinatorEdge::BeforeSend, CoordinatorEdge::AfterSend)
+                }
+            };
+            if let Some(up_in) = self.edges.coordinator_dies(before) {
                 return self.kill_coordinator(up_in);
             }
             self.carry_out_coordinator_effect(effect);
+            if let Some(up_in) = self.edges.coordinator_dies(after) {
+                return self.kill_coordinator(up_in);
+            }
         }
         let next = self.host.core.as_ref().and_then(Coordinator::poll_timeout);
         if let Some(at) = next.map(|moment| moment.0.saturating_sub(1_000).max(self.at_ms))

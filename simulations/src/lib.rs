@@ -5,6 +5,7 @@
 //! truth that the invariants are checked against is the world's own, never what a core believes. Refuses to
 //! change a core: what is wrong is put in at the edges, as the network, the disk and the power do it.
 
+pub mod faults;
 pub mod invariants;
 pub mod measure;
 pub mod observe;
@@ -16,14 +17,14 @@ mod chance;
 mod coordinator;
 mod disk;
 mod documents;
-mod faults;
 mod network;
 mod queue;
 mod root_half;
 mod server;
 mod trace;
 
+pub use faults::{Fault, FaultPlan, Strike};
 pub use invariants::Violation;
-pub use options::{Fault, Mutant, Options};
+pub use options::{Mutant, Options};
 pub use scenario::Scenario;
 pub use world::{Outcome, World};

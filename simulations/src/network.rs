@@ -9,7 +9,6 @@ use lunar_common::ids::LeaseId;
 use lunar_common::lease::{Claim, Release};
 use lunar_common::message::Report;
 
-use crate::options::Fault;
 use crate::world::{Event, World};
 
 /// How long an agent waits for the answer to a request, in milliseconds.
@@ -45,11 +44,13 @@ pub(crate) struct Caller {
 impl World {
     /// Sends something between a server and another machine (a number that is its own entity for draws).
     pub(crate) fn send(&mut self, server: usize, other: usize, event: Event) {
-        if self.is_cut_off(server) || self.strikes(Fault::Loss, 1_000, server, "loss") {
+        let lost = self.edges.loss.rate(self.at_ms);
+        if self.is_cut_off(server) || self.chance.happens(lost, server, "loss") {
             return;
         }
         let way = self.way_ms(server + 100 * other);
-        if self.strikes(Fault::Duplication, 1_500, server, "duplication") {
+        let doubled = self.edges.duplication.rate(self.at_ms);
+        if self.chance.happens(doubled, server, "duplication") {
             let again = self.way_ms(server + 100 * other) + self.chance.below(3_000, server, "duplicate-lag");
             self.put_in(again, event.clone());
         }
@@ -57,8 +58,9 @@ impl World {
     }
 
     fn way_ms(&mut self, entity: usize) -> u64 {
-        if self.strikes(Fault::Delay, 1_500, entity, "delay") {
-            self.chance.between(500, 5_000, entity, "long-way")
+        let late = self.edges.delay.rate(self.at_ms);
+        if self.chance.happens(late, entity, "delay") {
+            self.chance.between(40, self.edges.delay_most_ms.max(41), entity, "long-way")
         } else {
             self.chance.between(1, 40, entity, "way")
         }

@@ -1,60 +1,12 @@
 //! What a run is made of: its size, its faults, and what is deliberately broken in it.
 //!
-//! Owns [`Options`], [`Fault`] and [`Mutant`]. Main invariant: options follow from the seed alone, and print so
+//! Owns [`Options`] and [`Mutant`]. Main invariant: options follow from the seed alone, and print so
 //! that the run can be had again.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use lunar_common::order::draw_below;
-use serde::{Deserialize, Serialize};
-
-/// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// Messages are lost.
-    Loss,
-    /// Messages arrive twice.
-    Duplication,
-    /// Messages take up to five seconds, so that they overtake each other.
-    Delay,
-    /// One agent hears nobody for a while.
-    Partition,
-    /// The coordinator dies between two effects.
-    CoordinatorCrash,
-    /// The coordinator's log is replaced by an older copy of it.
-    RestoredBackup,
-    /// An agent's network half dies before an effect.
-    AgentCrash,
-    /// An agent's root half dies before an effect, or inside a step.
-    ApplierCrash,
-    /// A whole machine loses its power.
-    Reboot,
-    /// The new release does not work on some servers.
-    BadRelease,
-    /// Probes fail now and then.
-    FlappingProbes,
-    /// People halt everything and let it go on again.
-    Halt,
-}
-
-impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Loss,
-        Self::Duplication,
-        Self::Delay,
-        Self::Partition,
-        Self::CoordinatorCrash,
-        Self::RestoredBackup,
-        Self::AgentCrash,
-        Self::ApplierCrash,
-        Self::Reboot,
-        Self::BadRelease,
-        Self::FlappingProbes,
-        Self::Halt,
-    ];
-}
+use crate::faults::{Fault, FaultPlan};
+use crate::scenario::Scenario;
 
 /// A mistake put in at the edge of the world, to see that a checker notices it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,36 +40,34 @@ impl Mutant {
 pub struct Options {
     /// Names every draw.
     pub seed: u64,
-    /// How many servers.
-    pub servers: usize,
-    /// The kinds of fault that happen.
-    pub faults: BTreeSet<Fault>,
-    /// For how long faults happen, in milliseconds.
-    pub faulty_ms: u64,
+    /// The world.
+    pub scenario: Arc<Scenario>,
+    /// Everything that goes wrong.
+    pub faults: FaultPlan,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
 }
 
 impl Options {
-    /// A run of the swarm: each kind of fault with a probability of a quarter.
+    /// A run of a scenario, with the faults that its seed draws.
     #[must_use]
-    pub fn swarm(seed: u64) -> Self {
-        let on = |fault: &Fault| {
-            draw_below(4, "fault-kind", &[&seed.to_le_bytes(), format!("{fault:?}").as_bytes()]) == 0
-        };
-        Self {
-            seed,
-            servers: 7,
-            faults: Fault::ALL.into_iter().filter(on).collect(),
-            faulty_ms: 300_000,
-            mutant: None,
-        }
+    pub fn of(scenario: Arc<Scenario>, seed: u64) -> Self {
+        let faults = FaultPlan::draw(seed, &scenario);
+        Self { seed, scenario, faults, mutant: None }
     }
 
-    /// The same run with exactly these faults.
+    /// A run of the swarm: the small world, each kind of fault with a probability of a quarter, and half of the
+    /// runs with few.
     #[must_use]
-    pub fn with(mut self, faults: &[Fault]) -> Self {
-        self.faults = faults.iter().copied().collect();
+    pub fn swarm(seed: u64) -> Self {
+        Self::of(Arc::new(Scenario::small(seed)), seed)
+    }
+
+    /// The same run with exactly these kinds of fault.
+    #[must_use]
+    pub fn with(mut self, kinds: &[Fault]) -> Self {
+        let kinds = kinds.iter().copied().collect();
+        self.faults = FaultPlan::draw_kinds(self.seed, &self.scenario, &kinds);
         self
     }
 

@@ -13,7 +13,8 @@ use lunar_common::document::SignedDocument;
 use lunar_common::time::Moment;
 use lunar_common::wire::Signed;
 
-use crate::options::{Fault, Mutant};
+use crate::faults::CrashAt;
+use crate::options::Mutant;
 use crate::world::{Event, World};
 
 impl World {
@@ -26,17 +27,15 @@ impl World {
         let _ = self.carry_out_applier(server);
     }
 
-    pub(crate) fn kill_applier(&mut self, server: usize) {
+    pub(crate) fn kill_applier(&mut self, server: usize, crash: CrashAt) {
         if self.servers[server].applier.is_none() {
             return;
         }
         self.note(&format!("{server} applier killed"));
-        let done = self.chance.below(2, server, "step-done") == 0;
-        self.servers[server].kill_applier(done);
+        self.servers[server].kill_applier(crash.step_done);
         self.check();
-        let up_in = self.chance.between(200, 20_000, server, "applier-up");
         let boot = self.servers[server].boot;
-        self.put_in(up_in, Event::ApplierUp { server, boot });
+        self.put_in(crash.for_ms, Event::ApplierUp { server, boot });
     }
 
     /// The node's question reaches the link.
@@ -144,8 +143,8 @@ impl World {
         while let Some(effect) =
             self.servers[server].applier.as_mut().and_then(|machine| machine.poll_effect())
         {
-            if self.strikes(Fault::ApplierCrash, 60, server, "applier-crash") {
-                self.kill_applier(server);
+            if let Some(crash) = CrashAt::passes(&mut self.servers[server].applier_crash) {
+                self.kill_applier(server, crash);
                 return None;
             }
             match effect {

@@ -16,7 +16,7 @@ use lunar_common::limits::{Limits, Tier};
 use lunar_common::plan::{LeaseTerms, Retry, Spread};
 use serde::{Deserialize, Serialize};
 
-use crate::options::Fault;
+use crate::faults::Fault;
 
 pub use numbers::{Fraction, Milliseconds, Span};
 pub use seats::Seat;

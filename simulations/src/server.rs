@@ -18,6 +18,7 @@ use lunar_common::trust::{TrustSnapshot, TrustState};
 
 use crate::disk::Disk;
 use crate::documents::{Machine as Enrolled, START};
+use crate::faults::{CrashAt, Interval};
 
 /// Who asked a node whether it is up.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,11 @@ pub(crate) struct Server {
     pub(crate) partitioned_until: u64,
     /// The new release does not work here.
     pub(crate) bad_release: bool,
+    /// Its halves die at one of their next effects.
+    pub(crate) node_crash: Option<CrashAt>,
+    pub(crate) applier_crash: Option<CrashAt>,
+    /// Some of its probes fail.
+    pub(crate) flapping: Interval,
     /// Requests of this life that were not answered.
     pub(crate) pending: BTreeSet<u64>,
     pub(crate) askers: BTreeMap<CallId, Asker>,
@@ -85,6 +91,9 @@ impl Server {
             booted_ms: 0,
             partitioned_until: 0,
             bad_release: false,
+            node_crash: None,
+            applier_crash: None,
+            flapping: Interval::default(),
             pending: BTreeSet::new(),
             askers: BTreeMap::new(),
             node_alarm: None,

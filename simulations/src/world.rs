@@ -20,10 +20,10 @@ use lunar_common::wire::Signed;
 use crate::chance::Chance;
 use crate::coordinator::Host;
 use crate::documents::{Documents, NEW, START};
-use crate::faults::Strike;
+use crate::faults::{CrashAt, Edges, Strike};
 use crate::invariants::{self, Violation};
 use crate::network::{About, Caller, Request};
-use crate::options::{Fault, Mutant, Options};
+use crate::options::{Mutant, Options};
 use crate::queue::Queue;
 use crate::server::{Asker, Server};
 use crate::trace::Trace;
@@ -146,6 +146,8 @@ pub struct World {
     pub(crate) published: Vec<SignedDocument>,
     pub(crate) stops: u64,
     pub(crate) faulty: bool,
+    /// Faults that wait for a message or an effect to come by.
+    pub(crate) edges: Edges,
     /// Below these numbers the coordinator must never fall: those of its log when it was last restored.
     pub(crate) restored_floor: (Epoch, Fence),
     pub(crate) trace: Trace,
@@ -158,7 +160,8 @@ impl World {
     /// A world in which nothing has happened yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let documents = Documents::new(options.servers, options.mutant.is_some_and(Mutant::widens_limits));
+        let documents =
+            Documents::new(options.scenario.servers(), options.mutant.is_some_and(Mutant::widens_limits));
         let mut trust = documents.anchor.clone();
         for machine in documents.servers.iter().chain([&documents.coordinator]) {
             trust.accept(&machine.enrolment, START).expect("the enrolment is genuine");
@@ -176,6 +179,7 @@ impl World {
             published: Vec::new(),
             stops: 0,
             faulty: true,
+            edges: Edges::default(),
             restored_floor: (Epoch(0), Fence(0)),
             trace: Trace::default(),
             violation: None,
@@ -195,7 +199,7 @@ impl World {
         self.put_at(2_000, Event::Sync);
         self.put_at(BACKUP_MS, Event::BackUp);
         self.plan_faults();
-        self.put_at(self.options.faulty_ms, Event::FaultsEnd);
+        self.put_at(self.options.scenario.faulty_ms(), Event::FaultsEnd);
     }
 
     /// Runs until everything has settled, or something is violated.
@@ -203,7 +207,7 @@ impl World {
     /// # Errors
     /// The [`Violation`].
     pub fn run(mut self) -> Result<Outcome, Box<Violation>> {
-        let bound_ms = self.options.faulty_ms + invariants::l1_settles::bound_ms(&self.options);
+        let bound_ms = self.options.scenario.faulty_ms() + invariants::l1_settles::bound_ms(&self.options);
         while self.violation.is_none() {
             if !self.faulty && invariants::l1_settles::is_settled(&self) {
                 return self.settled();
@@ -355,9 +359,8 @@ impl World {
 
     fn carry_out_node(&mut self, server: usize) {
         while let Some(effect) = self.servers[server].node.as_mut().and_then(|node| node.poll_effect()) {
-            if self.strikes(Fault::AgentCrash, 20, server, "agent-crash") {
-                let up_in = self.chance.between(500, 20_000, server, "node-up");
-                return self.kill_node(server, up_in);
+            if let Some(crash) = CrashAt::passes(&mut self.servers[server].node_crash) {
+                return self.kill_node(server, crash.for_ms);
             }
             self.carry_out_node_effect(server, effect);
         }
@@ -452,7 +455,8 @@ impl World {
     }
 
     fn probe(&mut self, server: usize) -> ProbeOutcome {
-        let flaps = self.strikes(Fault::FlappingProbes, 300, server, "flap");
+        let rate = self.servers[server].flapping.rate(self.at_ms);
+        let flaps = self.chance.happens(rate, server, "flap");
         let at = &self.servers[server];
         let found = match at.disk.service {
             None => "not running",
@@ -544,17 +548,6 @@ impl World {
 
     pub(crate) fn put_in(&mut self, in_ms: u64, event: Event) {
         self.queue.put(self.at_ms + in_ms, event);
-    }
-
-    /// Whether a fault of this kind strikes now.
-    pub(crate) fn strikes(
-        &mut self,
-        fault: Fault,
-        in_10_000: u64,
-        entity: usize,
-        purpose: &'static str,
-    ) -> bool {
-        self.faulty && self.options.faults.contains(&fault) && self.chance.happens(in_10_000, entity, purpose)
     }
 
     pub(crate) fn note(&mut self, text: &str) {

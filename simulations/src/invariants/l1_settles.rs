@@ -16,7 +16,7 @@ const SLACK_MS: u64 = 180_000;
 
 /// The bound: as if all attempts of all servers came one after the other, each as long as the plan allows.
 pub(crate) fn bound_ms(options: &Options) -> u64 {
-    options.servers as u64 * ATTEMPTS_MAX * (DOWN_MAX_MS + START_WITHIN_MS + 60_000) + SLACK_MS
+    options.scenario.servers() as u64 * ATTEMPTS_MAX * (DOWN_MAX_MS + START_WITHIN_MS + 60_000) + SLACK_MS
 }
 
 /// Whether everyone has come to an end.

@@ -1,0 +1,15 @@
+//! What goes wrong: kinds of fault, the explicit plan of one run, and its carrying out.
+//!
+//! Owns [`Fault`], [`FaultPlan`] and [`Strike`]. Main invariant: everything that goes wrong in a run stands in its
+//! plan, with its time and its numbers, so that a strike can be taken out and nothing else changes. Refuses to
+//! touch a core: faults happen to the network, the disk, the power, the clocks and the people.
+
+mod draw;
+mod edges;
+mod kinds;
+mod plan;
+mod strike;
+
+pub(crate) use edges::{CrashAt, Edges, Interval};
+pub use kinds::Fault;
+pub use plan::{CoordinatorEdge, FaultPlan, PlanError, Planned, Strike};

@@ -1,0 +1,164 @@
+//! The explicit plan of one run's faults.
+//!
+//! Owns [`FaultPlan`], [`Planned`] and [`Strike`]. Main invariant: a plan says all: two runs of one scenario, seed
+//! and plan are the same run, and the plan survives being written as TOML and read again. Refuses unknown keys.
+
+use std::fmt;
+
+use lunar_common::document::{Place, explain_toml};
+use serde::{Deserialize, Serialize};
+
+/// Everything that goes wrong in a run, by its time.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultPlan {
+    /// The strikes. Those of one time happen in this order.
+    #[serde(default, rename = "strike", skip_serializing_if = "Vec::is_empty")]
+    pub strikes: Vec<Planned>,
+}
+
+/// A strike at its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planned {
+    /// When, in milliseconds after the beginning.
+    pub at_ms: u64,
+    /// What.
+    pub what: Strike,
+}
+
+/// Where the coordinator dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoordinatorEdge {
+    /// An event is decided and not yet on disk.
+    BeforeAppend,
+    /// It is on disk and nothing has left.
+    AfterAppend,
+    /// A message is about to leave.
+    BeforeSend,
+    /// It has just left.
+    AfterSend,
+}
+
+/// A fault with all its numbers. Servers are counted from 0, as the scenario seats them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(
+    missing_docs,
+    reason = "servers are counted as the scenario seats them; all else has its unit in its name"
+)]
+pub enum Strike {
+    /// So many of ten thousand messages are lost.
+    Loss { per_10_000: u32, for_ms: u64 },
+    /// So many of ten thousand messages arrive twice.
+    Duplication { per_10_000: u32, for_ms: u64 },
+    /// So many of ten thousand messages take up to `most_ms`, so that others overtake them.
+    Delay { per_10_000: u32, most_ms: u64, for_ms: u64 },
+    /// A server hears nobody and is heard by nobody.
+    Partition { server: usize, for_ms: u64 },
+    /// The coordinator dies when it comes to such an edge for the time after `skip` others.
+    CoordinatorCrash { edge: CoordinatorEdge, skip: u32, for_ms: u64 },
+    /// An operator puts an older copy of the log back: 0 is the newest copy there is.
+    RestoredBackup { age: usize },
+    /// A network half dies before its effect after `skip` others.
+    AgentCrash { server: usize, skip: u32, for_ms: u64 },
+    /// A root half dies before its effect after `skip` others; what step ran then is done or is not.
+    ApplierCrash { server: usize, skip: u32, step_done: bool, for_ms: u64 },
+    /// A machine loses its power; what step ran then is done or is not.
+    Reboot { server: usize, step_done: bool, for_ms: u64 },
+    /// The new release does not work on a server.
+    BadRelease { server: usize },
+    /// So many of ten thousand probes of a server fail.
+    FlappingProbes { server: usize, per_10_000: u32, for_ms: u64 },
+    /// People halt everything.
+    Halt,
+    /// People let it go on.
+    Resume,
+}
+
+/// Why a text is no plan of faults.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the plan of faults is wrong at line {}, column {}: {problem}{place}", place.line, place.column)]
+pub struct PlanError {
+    /// Where.
+    pub place: Place,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl FaultPlan {
+    /// A plan in which nothing goes wrong.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The plan that a text describes.
+    ///
+    /// # Errors
+    /// [`PlanError`] names the place that is wrong.
+    pub fn parse(text: &str) -> Result<Self, PlanError> {
+        let mut plan: Self = toml::from_str(text).map_err(|error| {
+            let (place, problem) = explain_toml(text, &error);
+            PlanError { place, problem }
+        })?;
+        plan.strikes.sort_by_key(|planned| planned.at_ms);
+        Ok(plan)
+    }
+
+    /// The same plan as a text that [`FaultPlan::parse`] takes.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every strike has a form in TOML")
+    }
+
+    /// One more strike.
+    pub fn add(&mut self, at_ms: u64, what: Strike) {
+        let after = self.strikes.partition_point(|planned| planned.at_ms <= at_ms);
+        self.strikes.insert(after, Planned { at_ms, what });
+    }
+
+    /// How many strikes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.strikes.len()
+    }
+
+    /// Whether nothing goes wrong.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.strikes.is_empty()
+    }
+}
+
+impl fmt::Display for FaultPlan {
+    /// One line a strike: its time in seconds, and what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Planned { at_ms, what } in &self.strikes {
+            writeln!(f, "{:>9}.{:03} {what:?}", at_ms / 1000, at_ms % 1000)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Fault;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_plan_survives_being_written_and_read() {
+        let plan = FaultPlan::draw_kinds(3, &Scenario::small(3), &Fault::ALL.into());
+        assert!(plan.len() > 20);
+        assert_eq!(FaultPlan::parse(&plan.to_toml()), Ok(plan));
+    }
+
+    #[test]
+    fn a_plan_with_an_unknown_key_is_refused_with_its_line() {
+        let text = "[[strike]]\nat_ms = 5\nwhat = { partition = { server = 1, for_ms = 9, site = 2 } }\n";
+        let refused = FaultPlan::parse(text).expect_err("there is no such key");
+        assert_eq!(refused.place.line, 3, "{refused}");
+    }
+}
