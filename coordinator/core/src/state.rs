@@ -66,8 +66,8 @@ pub(crate) struct Server {
     pub(crate) closed: Fence,
     /// Highest fence of a lease that an operator reaped.
     pub(crate) reaped: Fence,
-    /// The lease last found to be over by a report, whose release may still come.
-    pub(crate) unexplained: Option<LeaseId>,
+    /// Leases that ended by a report, with what they were for, whose releases may still come and say how.
+    pub(crate) unexplained: BTreeMap<LeaseId, Option<Task>>,
     pub(crate) reap_seen: Sequence,
     /// The highest index of its transitions that is in the log.
     pub(crate) transitions_kept: Option<u64>,
@@ -235,7 +235,7 @@ impl State {
                     written_off: false,
                     closed: Fence::default(),
                     reaped: Fence::default(),
-                    unexplained: None,
+                    unexplained: BTreeMap::new(),
                     reap_seen: Sequence::default(),
                     transitions_kept: None,
                     progress: BTreeMap::new(),
@@ -287,10 +287,17 @@ impl State {
         }
         let record = self.server_mut(server);
         record.closed = record.closed.max(fence);
-        record.unexplained = match evidence {
-            Evidence::Report => Some(lease),
-            Evidence::Release { .. } | Evidence::NewerPlan => None,
-        };
+        match evidence {
+            Evidence::Report => {
+                record.unexplained.insert(lease, task.cloned());
+                if record.unexplained.len() > UNEXPLAINED_MAX {
+                    record.unexplained.pop_first();
+                }
+            }
+            Evidence::Release { .. } | Evidence::NewerPlan => {
+                record.unexplained.remove(&lease);
+            }
+        }
         let (Some(task), Evidence::Release { outcome, down_ms: _ }) = (task, evidence) else { return };
         let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
         campaign.outcomes.add(outcome);
@@ -354,3 +361,5 @@ fn attempts_by<'a>(progress: &'a mut Progress, task: &Task) -> &'a mut Attempts 
     }
     progress.attempts.get_or_insert_with(fresh)
 }
+/// Leases of one server that ended by reports and are kept for their releases: an agent lets at most as many wait.
+const UNEXPLAINED_MAX: usize = 32;

@@ -190,16 +190,19 @@ impl Coordinator {
         let record = self.state.servers.get(&release.server).expect("the releaser is a member");
         let held = self.state.leases.get(&release.server);
         held.is_some_and(|held| held.is(release.lease, release.epoch, release.fence))
-            || record.unexplained == Some(release.lease)
+            || record.unexplained.contains_key(&release.lease)
             || (release.fence > record.closed && held.is_none_or(|held| held.fence != release.fence))
     }
 
-    /// By which plan a released lease was granted: the lease's own, or the one in force.
+    /// By which plan a released lease was granted: the lease's own, also if a report ended it before, or the one
+    /// in force.
     fn plan_of(&self, release: &Release) -> Option<DocumentHash> {
         let held = self.state.leases.get(&release.server);
+        let ended = self.state.servers.get(&release.server);
         let task = held
             .filter(|held| held.is(release.lease, release.epoch, release.fence))
             .and_then(|held| held.task.as_ref())
+            .or_else(|| ended.and_then(|record| record.unexplained.get(&release.lease))?.as_ref())
             .filter(|task| task.campaign == release.campaign);
         match task {
             Some(task) => Some(task.plan),

@@ -124,6 +124,34 @@ fn a_report_with_the_floor_and_without_the_lease_ends_it() {
 }
 
 #[test]
+fn each_lease_that_reports_ended_gets_its_own_outcome_however_late_the_releases_come() {
+    // The server's releases wait, one after the other, for a coordinator; its reports overtake them.
+    let mut rig = Rig::new(&TRIO, wide());
+    let mut grants = Vec::new();
+    for attempt in 1..=3 {
+        let Answer::Granted(grant) = rig.claim("a", attempt, attempt) else { panic!("not granted") };
+        let mut report = rig.fresh_report("a");
+        (report.epoch_seen, report.fence_seen) = (grant.epoch, grant.fence);
+        assert_eq!(appended(&rig.report(report)).len(), 1);
+        grants.push(grant);
+    }
+    let back = || LeaseOutcome::RolledBack { cause: "not healthy".into() };
+    for (grant, outcome) in grants.iter().zip([back(), back(), LeaseOutcome::Completed]) {
+        let told = EventBody::Released {
+            server: id("a"),
+            lease: grant.lease,
+            fence: grant.fence,
+            task: Some(task(grant.attempt.0)),
+            evidence: Evidence::Release { outcome: outcome.clone(), down_ms: 1 },
+        };
+        assert_eq!(appended(&rig.release(grant, outcome.clone())), [&told]);
+        assert_eq!(appended(&rig.release(grant, outcome)).len(), 0, "and is counted once");
+    }
+    let outcomes = rig.core.campaigns()[0].outcomes;
+    assert_eq!((outcomes.completed, outcomes.rolled_back), (1, 2));
+}
+
+#[test]
 fn a_report_below_the_floor_proves_nothing_and_the_lost_grant_is_pushed_again() {
     let mut rig = Rig::new(&TRIO, wide());
     let grant = rig.granted("a");
