@@ -24,7 +24,7 @@ use crate::effect::{DocumentVerdict, Effect};
 use crate::input::{CallId, Input};
 use crate::journal::{Campaign, Finished, Journal, State};
 use crate::neighbour::Neighbour;
-use crate::report::Reporter;
+use crate::report::{Life, Reporter};
 use crate::timer::Timer;
 use crate::upgrade::{Upgrade, spread};
 
@@ -154,7 +154,9 @@ impl Node {
                 self.reporter.release_answered(desk, lease, kept, now);
             }
             Input::ReportAnswered { number, answer } => {
-                self.reporter.report_answered(desk, number, answer.as_ref(), now);
+                if let Some(life) = self.reporter.report_answered(desk, number, answer.as_ref(), now) {
+                    self.upgrade.heard(desk, life == Life::New, now);
+                }
             }
             Input::GroupMembers { ask, members } => self.upgrade.members(desk, ask, members, now),
             Input::GroupAnswered { ask, member, answer } => {

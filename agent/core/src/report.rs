@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lunar_common::health::Verdict;
-use lunar_common::ids::LeaseId;
+use lunar_common::ids::{Epoch, LeaseId};
 use lunar_common::message::{BytesBySource, CampaignStatus, Report, ReportAnswer};
 use lunar_common::retry::BackOff;
 use lunar_common::time::Now;
@@ -42,9 +42,20 @@ pub(crate) struct Reporter {
     report_waits: bool,
     /// In a row.
     report_failures: u32,
+    /// Of the coordinator that answered last.
+    epoch: Option<Epoch>,
     release_sent: Option<LeaseId>,
     release_waits: bool,
     release_failures: u32,
+}
+
+/// Which life of its coordinator an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// The one that answered before, or the first heard of.
+    Same,
+    /// Another one.
+    New,
 }
 
 impl Reporter {
@@ -107,16 +118,16 @@ impl Reporter {
         desk.emit(Effect::Report(Box::new(report)));
     }
 
-    /// A report was answered, or not.
+    /// A report was answered, or not. In which life of the coordinator, if it was.
     pub(crate) fn report_answered(
         &mut self,
         desk: &mut Desk,
         number: u64,
         answer: Option<&ReportAnswer>,
         now: Now,
-    ) {
+    ) -> Option<Life> {
         if self.report_sent != Some(number) {
-            return;
+            return None;
         }
         self.report_sent = None;
         let Some(answer) = answer else {
@@ -125,7 +136,7 @@ impl Reporter {
             self.report_waits = true;
             desk.timers.set(Timer::Report, now.moment.after(delay));
             desk.news = true;
-            return;
+            return None;
         };
         self.report_failures = 0;
         if let Some(kept) = answer.transitions_kept {
@@ -136,6 +147,9 @@ impl Reporter {
         }
         let next = answer.next_within_ms.clamp(REPORT_WITHIN_MS.0, REPORT_WITHIN_MS.1);
         desk.timers.set(Timer::Report, now.moment.after(Duration::from_millis(next)));
+        let before = self.epoch.replace(answer.epoch);
+        let new = before.is_some_and(|before| before != answer.epoch);
+        Some(if new { Life::New } else { Life::Same })
     }
 
     fn transitions_kept(&mut self, desk: &mut Desk, kept: u64) {

@@ -266,7 +266,9 @@ impl Upgrade {
             return;
         }
         let Some(members) = members else {
-            return self.be_patient(desk, "no coordinator names the members of its group", now);
+            self.be_patient(desk, "no coordinator names the members of its group", now);
+            self.unheard = true;
+            return;
         };
         let mut changed = false;
         for document in &members {
@@ -400,7 +402,10 @@ impl Upgrade {
             return;
         }
         match answer {
-            None => self.be_patient(desk, "no coordinator answers", now),
+            None => {
+                self.be_patient(desk, "no coordinator answers", now);
+                self.unheard = true;
+            }
             Some(ClaimAnswer::Granted(_)) => self.be_patient(desk, "the grant was of no use", now),
             Some(ClaimAnswer::Wait { reason, retry_after_ms }) => {
                 self.waits = 0;

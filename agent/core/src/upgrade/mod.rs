@@ -86,6 +86,8 @@ pub(crate) struct Upgrade {
     probed: Option<Moment>,
     /// Waits because starts are stopped: a change in what people signed wakes it.
     stopped: bool,
+    /// Waits because no coordinator answered: the next answer to a report wakes it.
+    unheard: bool,
     watch: Option<Watch>,
     hook_failures: u32,
     /// The applier had committed what was to be rolled back: only traffic is missing.
@@ -98,6 +100,7 @@ impl Upgrade {
     pub(crate) fn enter(&mut self, desk: &mut Desk, now: Now) {
         self.step = Step::Timer;
         self.stopped = false;
+        self.unheard = false;
         self.why.clear();
         desk.timers.clear(Timer::Step);
         desk.timers.clear(Timer::Group);
@@ -278,6 +281,16 @@ impl Upgrade {
                 | Phase::Failed,
             )
             | None => {}
+        }
+    }
+
+    /// A coordinator answered a report. One that begins a new life knows of no claim, and one that was away got
+    /// none: what waits to claim again does so now, instead of after a wait that nobody there remembers.
+    pub(crate) fn heard(&mut self, desk: &mut Desk, new_life: bool, now: Now) {
+        let waits = desk.phase() == Some(Phase::Queued) && matches!(self.step, Step::Timer) && !self.stopped;
+        if waits && (new_life || self.unheard) {
+            self.waits = 0;
+            self.enter(desk, now);
         }
     }
 

@@ -221,6 +221,32 @@ fn a_coordinator_that_stays_away_is_tried_less_and_less_often() {
 }
 
 #[test]
+fn a_coordinator_that_begins_a_new_life_is_claimed_from_at_once() {
+    let mut bench = Bench::queued(false, false);
+    let ask = AskId(bench.probe_under_way());
+    bench.answered(1);
+    bench.handle(Input::Probed { ask, outcomes: outcomes(Outcome::Healthy) });
+    let nonce = bench.claim().nonce;
+    let wait = ClaimAnswer::Wait { reason: WaitReason::Behind { ahead: 3 }, retry_after_ms: 30_000 };
+    bench.handle(Input::ClaimAnswered { nonce, answer: Some(wait) });
+
+    assert!(!claims(&bench.answered(1)), "the same life remembers the claim");
+    assert!(claims(&bench.answered(2)), "another one does not");
+    assert_eq!(bench.handle(Input::ClaimAnswered { nonce: bench.claim().nonce, answer: None }), [""; 0]);
+    assert!(claims(&bench.answered(2)), "one that was away is heard of again");
+}
+
+#[test]
+fn a_coordinators_new_life_wakes_nothing_that_a_halt_keeps_waiting() {
+    let mut bench = Bench::queued(false, false);
+    let ask = AskId(bench.probe_under_way());
+    bench.answered(1);
+    bench.document(stop(Kind::Halt, 1));
+    bench.handle(Input::Probed { ask, outcomes: outcomes(Outcome::Healthy) });
+    assert!(!claims(&bench.answered(2)));
+}
+
+#[test]
 fn a_coordinator_cannot_use_up_the_numbers_of_transitions() {
     let mut bench = Bench::with_plan(false, false);
     bench.applier(ApplierStage::Idle, OLD);
@@ -281,4 +307,20 @@ fn the_plan_that_a_server_is_down_for_is_never_dropped_to_make_room() {
     assert!(matches!(released(&bench).outcome, LeaseOutcome::RolledBack { .. }));
     assert!(bench.node.trust().plan(&"one-too-many".parse().unwrap()).is_some());
     assert_ne!(bench.node.journal().active.as_ref().unwrap().campaign.as_str(), "web-2");
+}
+
+fn claims(words: &[String]) -> bool {
+    words.iter().any(|word| word.starts_with("claim"))
+}
+
+impl Bench {
+    /// The report under way, or the next one, is answered by a coordinator of this epoch.
+    fn answered(&mut self, epoch: u64) -> Vec<String> {
+        if self.node.reporter.under_way().is_none() {
+            self.handle(Input::CoordinatorReachable);
+        }
+        let number = report_under_way(self);
+        let answer = ReportAnswer { epoch: Epoch(epoch), transitions_kept: None, next_within_ms: 300_000 };
+        self.handle(Input::ReportAnswered { number, answer: Some(answer) })
+    }
 }
