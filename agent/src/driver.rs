@@ -303,28 +303,13 @@ impl Driver {
 
     async fn joined(&mut self, machine: &Arc<Verified<Enrolment>>, data_address: String) {
         tracing::debug!(server = %machine.server, site = %machine.site, "joined");
-        self.remember(machine);
+        self.node.handle(Input::Met { machine: machine.clone() }, clock::now());
         if machine.role == Role::Coordinator {
             self.uplink.joined(machine.key);
             self.node.handle(Input::CoordinatorReachable, clock::now());
         }
         self.sources.joined(machine, data_address).await;
         self.catch_up(machine.key);
-    }
-
-    /// Who may sign grants, and who stands in for this server, must be known whenever it matters; everyone
-    /// else's enrolment is verified on each connection and forgotten with it.
-    fn remember(&mut self, machine: &Arc<Verified<Enrolment>>) {
-        let me = self.node.me();
-        let mine = me.group.is_some() && machine.group == me.group;
-        if machine.role == Role::Coordinator || mine {
-            self.take_in(machine.document());
-        }
-    }
-
-    fn take_in(&mut self, document: &SignedDocument) {
-        let call = self.calls.take_in(Caller::Nobody);
-        self.node.handle(Input::Document { call, document: document.clone() }, clock::now());
     }
 
     /// Asks a newly met machine for the documents that passed while nobody could tell us.
@@ -367,12 +352,11 @@ impl Driver {
                 self.node.handle(Input::Document { call, document }, clock::now());
             }
             Request::Group(question) => {
-                self.remember(from);
                 let call = self.calls.take_in(Caller::Peer(reply));
-                self.node.handle(Input::GroupAsked { call, asker: from.key, question }, clock::now());
+                self.node.handle(Input::GroupAsked { call, asker: from.clone(), question }, clock::now());
             }
             Request::Grant(grant) => {
-                self.remember(from);
+                self.node.handle(Input::Met { machine: from.clone() }, clock::now());
                 let call = self.calls.take_in(Caller::Peer(reply));
                 self.node.handle(Input::Grant { call, grant }, clock::now());
             }

@@ -511,15 +511,14 @@ impl World {
         if self.servers[server].node.is_none() {
             return;
         }
-        // Each connection begins with both sides' enrolments, and the driver keeps those of the own group.
-        let document = self.servers[asker.server].enrolled.enrolment.clone();
-        self.feed_node(server, Input::Document { call: CallId(0), document });
+        // Each connection begins with both sides' enrolments.
+        let document = &self.servers[asker.server].enrolled.enrolment;
+        let trust = self.servers[server].node.as_ref().expect("it is up").trust();
+        let enrolment = trust.verify_enrolment(document).expect("nobody is revoked here");
         self.calls += 1;
         let call = CallId(self.calls);
         self.servers[server].askers.insert(call, asker);
-        let key = self.servers[asker.server].enrolled.key.verifying_key().to_bytes();
-        let asker = lunar_common::ids::PeerKey(key);
-        self.feed_node(server, Input::GroupAsked { call, asker, question });
+        self.feed_node(server, Input::GroupAsked { call, asker: enrolment, question });
     }
 
     /// Everyone compares documents with the people's: a lost one comes again.

@@ -4,9 +4,12 @@
 //! that asked, so that an answer to an older question is recognised and dropped. Refuses nothing by itself:
 //! what a peer sent is judged in the modules.
 
-use lunar_common::document::SignedDocument;
+use std::sync::Arc;
+
+use lunar_common::document::{SignedDocument, Verified};
+use lunar_common::enrolment::Enrolment;
 use lunar_common::health::Outcome;
-use lunar_common::ids::{ArtifactId, DocumentHash, LeaseId, PeerKey, ProbeName, ServerId};
+use lunar_common::ids::{ArtifactId, DocumentHash, LeaseId, ProbeName, ServerId};
 use lunar_common::lease::{ClaimAnswer, GroupQuestion};
 use lunar_common::message::{BytesBySource, ReportAnswer};
 use lunar_common::wire::Signed;
@@ -38,13 +41,18 @@ pub enum Input {
         /// The grant, not verified.
         grant: Signed,
     },
-    /// A member of the own redundancy group asks whether this server is up.
+    /// A machine is connected, or speaks over its connection.
+    Met {
+        /// Its enrolment, as the connection proved it.
+        machine: Arc<Verified<Enrolment>>,
+    },
+    /// A machine asks, as a member of the own redundancy group, whether this server is up.
     /// Answered by [`crate::effect::Effect::AnswerGroup`].
     GroupAsked {
         /// Whom to answer.
         call: CallId,
         /// Who asks, as the connection proved.
-        asker: PeerKey,
+        asker: Arc<Verified<Enrolment>>,
         /// The question.
         question: GroupQuestion,
     },

@@ -139,8 +139,10 @@ impl Node {
                 let refused = self.grant(&grant, now).err();
                 self.desk.emit(Effect::AnswerGrant { call, refused });
             }
+            Input::Met { machine } => self.met(&machine, now),
             Input::GroupAsked { call, asker, question } => {
-                self.neighbour.asked(desk, call, asker, question, now);
+                self.met(&asker, now);
+                self.neighbour.asked(&mut self.desk, call, asker.key, question, now);
             }
             Input::ClaimAnswered { nonce, answer } => {
                 if let Some(ClaimAnswer::Granted(grant)) = &answer
@@ -315,6 +317,22 @@ impl Node {
                 Some("its plan has expired or does not select this server any more, and another one waits")
             }
             Some(_) => None,
+        }
+    }
+
+    /// Who may sign grants, and who stands in for this server, must be known whenever it matters; everyone else's
+    /// enrolment is verified on each connection and forgotten with it.
+    fn met(&mut self, machine: &Verified<Enrolment>, now: Now) {
+        let group = &self.desk.me.group;
+        let mine = group.is_some() && machine.group == *group;
+        if machine.role != Role::Coordinator && !mine {
+            return;
+        }
+        match self.desk.trust.accept(machine.document(), now.wall) {
+            Ok(Accepted::Known) => {}
+            Ok(accepted) => self.accepted(&accepted, now),
+            // Revoked or renewed since it connected: the one in force counts, which is known by another way.
+            Err(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::enrolment::Role;
 use lunar_common::health::Outcome;
-use lunar_common::ids::{Attempt, Epoch, Fence, LeaseId, PeerKey, ServerId};
+use lunar_common::ids::{Attempt, Epoch, Fence, LeaseId, ServerId};
 use lunar_common::lease::{Claim, ClaimAnswer, GroupAnswer, GroupQuestion, LeaseOutcome, WaitReason};
 use lunar_common::message::ReportAnswer;
 use lunar_common::phase::Phase;
@@ -733,7 +733,12 @@ impl Bench {
             campaign: "web-2".parse().unwrap(),
             nonce: 77,
         };
-        let asker = PeerKey(machine_key(key).verifying_key().to_bytes());
+        let (name, role) = match key {
+            COORDINATOR => ("coordinator", Role::Coordinator),
+            _ => ("srv-2", Role::Agent),
+        };
+        let enrolled = enrolment(name, key, role, role == Role::Agent);
+        let asker = self.node.trust().verify_enrolment(&enrolled).unwrap();
         self.handle(Input::GroupAsked { call: CallId(5), asker, question })
     }
 

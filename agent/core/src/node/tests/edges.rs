@@ -247,6 +247,29 @@ fn a_coordinators_new_life_wakes_nothing_that_a_halt_keeps_waiting() {
 }
 
 #[test]
+fn of_the_machines_met_coordinators_and_the_own_group_are_kept_and_nobody_else() {
+    let mut bench = Bench::new(true);
+    let met = |bench: &mut Bench, enrolled: SignedDocument| {
+        let machine = bench.node.trust().verify_enrolment(&enrolled).unwrap();
+        bench.handle(Input::Met { machine })
+    };
+    let kept = ["persist trust", "trust changed"];
+    assert_eq!(met(&mut bench, enrolment("srv-2", NEIGHBOUR, Role::Agent, true)), kept);
+    assert_eq!(met(&mut bench, enrolment("srv-2", NEIGHBOUR, Role::Agent, true)), [""; 0], "known by now");
+    assert_eq!(met(&mut bench, enrolment("second", 77, Role::Coordinator, false)), kept);
+    assert_eq!(met(&mut bench, enrolment("srv-9", 78, Role::Agent, false)), [""; 0]);
+    let mut alone = Bench::new(false);
+    assert_eq!(met(&mut alone, enrolment("srv-2", NEIGHBOUR, Role::Agent, true)), [""; 0]);
+}
+
+#[test]
+fn a_neighbour_is_known_by_its_question() {
+    let mut bench = Bench::queued(true, false);
+    let asked = bench.asked(NEIGHBOUR);
+    assert_eq!(asked, ["persist trust", "trust changed", "probe before"]);
+}
+
+#[test]
 fn a_coordinator_cannot_use_up_the_numbers_of_transitions() {
     let mut bench = Bench::with_plan(false, false);
     bench.applier(ApplierStage::Idle, OLD);
