@@ -10,7 +10,10 @@ pub mod invariants;
 pub mod measure;
 pub mod observe;
 pub mod options;
+pub mod probes;
 pub mod scenario;
+pub mod seed_file;
+pub mod shrink;
 pub mod world;
 
 mod chance;

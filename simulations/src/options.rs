@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::faults::{Fault, FaultPlan};
 use crate::scenario::Scenario;
 
 /// A mistake put in at the edge of the world, to see that a checker notices it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mutant {
     /// What leaves the coordinator leaves before its events are durable.
     AnswersBeforeDurable,

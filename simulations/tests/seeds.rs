@@ -5,25 +5,11 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use lunar_simulations::probes::SOMETIMES;
 use lunar_simulations::{Fault, Options, World};
 
 /// Seeds of the quick run.
 const SEEDS: u64 = 200;
-
-/// Each must happen in some run, or the world has become too tame to prove anything.
-const SOMETIMES: [&str; 11] = [
-    "a lease was given back unused",
-    "a lease was lost",
-    "a lost lease was found",
-    "a machine lost its power before the commit",
-    "a report ended a lease",
-    "a restored log was noticed",
-    "a restored log was recovered from",
-    "a server completed",
-    "a server rolled back",
-    "an unknown lease was adopted",
-    "the dead man's switch went off",
-];
 
 fn run(options: &Options) -> lunar_simulations::Outcome {
     let hint = format!("SEED={} cargo test -p lunar-simulations --test seeds person", options.seed);

@@ -77,6 +77,28 @@ pub enum Strike {
     Resume,
 }
 
+impl Strike {
+    /// The server that it hits, if it hits one.
+    #[must_use]
+    pub fn server(&self) -> Option<usize> {
+        match self {
+            Self::Partition { server, .. }
+            | Self::AgentCrash { server, .. }
+            | Self::ApplierCrash { server, .. }
+            | Self::Reboot { server, .. }
+            | Self::BadRelease { server }
+            | Self::FlappingProbes { server, .. } => Some(*server),
+            Self::Loss { .. }
+            | Self::Duplication { .. }
+            | Self::Delay { .. }
+            | Self::CoordinatorCrash { .. }
+            | Self::RestoredBackup { .. }
+            | Self::Halt
+            | Self::Resume => None,
+        }
+    }
+}
+
 /// Why a text is no plan of faults.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the plan of faults is wrong at line {}, column {}: {problem}{place}", place.line, place.column)]
