@@ -16,7 +16,7 @@ use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, Sequence, 
 use crate::time::WallTime;
 use crate::trust::RoleName;
 
-pub use parse::{ContentError, Document, Place, Problem, explain_toml};
+pub use parse::{ContentError, Document, Place, Problem, explain_toml, nearest};
 pub(crate) use parse::{check_expiry, check_head, check_text};
 
 /// The kinds of signed documents.

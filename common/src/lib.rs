@@ -10,6 +10,7 @@ pub mod enrolment;
 pub mod have_set;
 pub mod health;
 pub mod ids;
+pub mod inventory;
 pub mod lease;
 pub mod limits;
 pub mod manifest;

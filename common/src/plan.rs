@@ -12,12 +12,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::document::Problem as PlanProblem;
-use crate::enrolment::{Enrolment, Role};
+use crate::enrolment::Enrolment;
 use crate::health::Probe;
 use crate::ids::{
     ArtifactId, ArtifactName, CampaignId, ClusterId, FleetId, Generation, KeyName, ServerId, ServiceId,
     SiteId, Version,
 };
+use crate::inventory::InventoryServer;
 use crate::limits::{Limits, Tier};
 use crate::time::WallTime;
 
@@ -94,16 +95,21 @@ impl Select {
     /// Whether a machine is one of them. Coordinators and origins never are.
     #[must_use]
     pub fn matches(&self, machine: &Enrolment) -> bool {
+        InventoryServer::of(machine).is_some_and(|server| self.takes(&server))
+    }
+
+    /// Whether a server is one of them.
+    #[must_use]
+    pub fn takes(&self, server: &InventoryServer) -> bool {
         fn listed<T: Ord>(list: &BTreeSet<T>, value: &T) -> bool {
             list.is_empty() || list.contains(value)
         }
-        machine.role == Role::Agent
-            && listed(&self.tiers, &machine.tier)
-            && listed(&self.sites, &machine.site)
-            && listed(&self.clusters, &machine.cluster)
-            && listed(&self.services, &machine.service)
-            && listed(&self.servers, &machine.server)
-            && !self.except.contains(&machine.server)
+        listed(&self.tiers, &server.tier)
+            && listed(&self.sites, &server.site)
+            && listed(&self.clusters, &server.cluster)
+            && listed(&self.services, &server.service)
+            && listed(&self.servers, &server.server)
+            && !self.except.contains(&server.server)
     }
 }
 

@@ -119,7 +119,8 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    fn at(text: &str, offset: usize) -> Self {
+    /// The place this many bytes into a text.
+    pub(crate) fn at(text: &str, offset: usize) -> Self {
         let offset = (0..=offset.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         let before = &text[..offset];
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -168,14 +169,18 @@ fn in_our_words(message: &str) -> String {
     let Some((rest, what)) = unknown else { return message };
     let Some((found, expected)) = rest.split_once('`') else { return message };
     let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let nearest = known.iter().map(|name| (distance(found, name), name)).min();
     let found: String = found.chars().take(LINE_SHOWN_MAX).collect();
-    match nearest {
-        Some((steps, name)) if steps <= 1 + found.len() / 3 => {
-            format!("unknown {what} `{found}`; did you mean `{name}`?")
-        }
-        _ => format!("unknown {what} `{found}`; known here: {}", known.join(", ")),
+    match nearest(&found, known.iter().copied()) {
+        Some(name) => format!("unknown {what} `{found}`; did you mean `{name}`?"),
+        None => format!("unknown {what} `{found}`; known here: {}", known.join(", ")),
     }
+}
+
+/// The known name that was perhaps meant by an unknown one: few letters away, for its length.
+#[must_use]
+pub fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (steps, name) = known.map(|name| (distance(found, name), name)).min()?;
+    (steps <= 1 + found.len() / 3).then_some(name)
 }
 
 /// How many letters must be added, removed or changed to make one word of another (Levenshtein). Words longer

@@ -1,36 +1,32 @@
-//! Whether a plan can be done at all: closed-form arithmetic over tiers, sites, clusters and groups.
+//! Whether a plan can be done at all, and if not, what would fit.
 //!
-//! Owns the feasibility check. Main invariant: it refuses only what cannot fit even when every slot is used
-//! without a gap, and says with the refusal what would fit. Refuses to promise: what fits here may still be
-//! late, for servers wait for each other, for windows and for people.
+//! Owns the feasibility check: which servers share which slots, the [`arithmetic`] on each, and the words an
+//! operator acts on. Main invariant: it refuses only what cannot fit even when every slot is used without a gap,
+//! and each way out that it names is one. Refuses to promise: what fits here may still be late, for servers wait
+//! for each other, for downloads and for people.
+
+pub mod arithmetic;
+mod contradictions;
+mod words;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use lunar_common::enrolment::{Enrolment, Role};
+use lunar_common::inventory::InventoryServer;
 use lunar_common::lease::LimitScope;
+use lunar_common::limits::Tier;
 use lunar_common::plan::Plan;
 use lunar_common::time::WallTime;
 use serde::Serialize;
 
-use crate::event::{LimitTable, Member};
+use arithmetic::Demand;
+pub use arithmetic::{Assumptions, Calendar};
 
-/// What is assumed of one server's upgrade where nothing was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Assumptions {
-    /// Seconds a server is down, start to release.
-    pub hold_s: u64,
-    /// Seconds between a release and the next start in its slot: report, grant, and the checks before a start.
-    pub hand_over_s: u64,
-    /// Seconds a rollback may take; the last start must leave room for one.
-    pub rollback_s: u64,
-    /// Servers in ten thousand that roll back once and are tried again.
-    pub failures_per_10000: u64,
-}
+use crate::event::LimitTable;
 
 impl Assumptions {
     /// From a plan: the time its service may take to settle, the soak, and a minute for draining, switching
-    /// and restarting. Rollback is bounded by five minutes (A3); half a percent of all attempts fail (D6).
+    /// and restarting. Rollback is bounded by five minutes (A3); half a percent of all attempts fail (D6). The
+    /// soak is inside the hold, so a group waits no longer between two members.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
         Self {
@@ -38,69 +34,124 @@ impl Assumptions {
             hand_over_s: 5,
             rollback_s: 300,
             failures_per_10000: 50,
+            group_soak_s: 0,
+            triage_s: 0,
         }
     }
-
-    /// Milliseconds that one server takes a slot, with its share of failures: each costs a rollback and the
-    /// whole time once more.
-    fn slot_ms(&self) -> u64 {
-        let once_ms = self.hold_s.saturating_add(self.hand_over_s).saturating_mul(1000);
-        let failed_ms = once_ms.saturating_add(self.rollback_s.saturating_mul(1000));
-        once_ms.saturating_add(share(failed_ms, self.failures_per_10000)).max(1)
-    }
-
-    /// The longest hold whose slot time is at most this.
-    fn longest_hold_s(&self, slot_ms: u64) -> u64 {
-        let rollbacks_ms = share(self.rollback_s.saturating_mul(1000), self.failures_per_10000);
-        let once_ms = u128::from(slot_ms.saturating_sub(rollbacks_ms)) * 10_000
-            / u128::from(10_000 + self.failures_per_10000);
-        u64::try_from(once_ms / 1000).unwrap_or(u64::MAX).saturating_sub(self.hand_over_s)
-    }
 }
 
-fn share(of: u64, per_10000: u64) -> u64 {
-    u64::try_from(u128::from(of) * u128::from(per_10000) / 10_000).unwrap_or(u64::MAX)
-}
-
-/// A plan that fits, and how tightly.
+/// What a plan comes to on these servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Feasible {
+pub struct Assessment {
+    /// Whether it can be done at all.
+    pub feasible: bool,
+    /// When it is assumed to start.
+    pub start: WallTime,
+    /// Past this nothing new starts.
+    pub expires: WallTime,
+    /// When servers may go down.
+    pub calendar: Calendar,
+    /// What was assumed of each upgrade.
+    pub assumed: Assumptions,
     /// Servers selected.
     pub servers: u64,
-    /// Seconds from now until the plan expires.
-    pub window_s: u64,
-    /// What was assumed.
-    pub assumed: Assumptions,
-    /// Seconds the whole campaign takes at best.
-    pub finish_s: u64,
-    /// The scope that takes longest.
+    /// Seconds the whole campaign takes at best; `None`: it never ends.
+    pub finish_s: Option<u64>,
+    /// The limit that makes it take so long.
     pub binding: LimitScope,
+    /// The whole fleet, then each tier that is selected.
+    pub rows: Vec<Share>,
+    /// The limits that have more work than slots, the longest first; of each kind the worst.
+    pub short: Vec<Short>,
+    /// What contradicts itself in the plan, or names nobody.
+    pub contradictions: Vec<String>,
+    /// Servers expected to fail and roll back.
+    pub failures: u64,
 }
 
-/// Why a plan cannot be done.
+/// The servers that one limit counts, and what its slots can do for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Over which servers.
+    pub scope: LimitScope,
+    /// How many.
+    pub servers: u64,
+    /// The limit.
+    pub limit: u64,
+    /// Most of them that can be down at once under all limits together.
+    pub slots: u64,
+    /// What keeps `slots` below the limit, if anything does.
+    pub held_by: Option<HeldBy>,
+    /// Seconds of slots needed, failures included.
+    pub needed_slot_s: u64,
+    /// Seconds of slots there are until the plan expires.
+    pub available_slot_s: u64,
+    /// Servers done by then.
+    pub done: u64,
+    /// Seconds until all are done; `None`: a day's window is too short for one.
+    pub finish_s: Option<u64>,
+    /// Whether all are done in time.
+    pub fits: bool,
+}
+
+/// Which kind of limit keeps more servers up than a scope's own limit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldBy {
+    /// The fleet's limit.
+    Fleet,
+    /// The limits of the tiers, added up.
+    Tiers,
+    /// The limits of the sites, added up.
+    Sites,
+    /// The limits of the clusters, added up.
+    Clusters,
+    /// One member of a redundancy group at a time.
+    Groups,
+}
+
+/// A limit with more work than slots, and what would fit. Each way out alone is enough for this limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Short {
+    /// The limit and its servers.
+    pub share: Share,
+    /// The longest time down that fits, in seconds.
+    pub hold_that_fits_s: Option<u64>,
+    /// The smallest limit that fits. `None`: none does, or none should (a redundancy group).
+    pub limit_that_fits: Option<u64>,
+    /// What else must be raised for that limit to be reached.
+    pub limit_held_by: Option<HeldBy>,
+    /// More limits of this kind that do not fit either.
+    pub more: u64,
+}
+
+/// Why there is nothing to calculate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
-pub enum Infeasible {
+#[serde(rename_all = "kebab-case")]
+pub enum Unplannable {
     /// It selects nobody.
     #[error(
-        "select: no enrolled server matches; {agents} servers are enrolled: loosen tiers, sites, clusters, \
-         services or servers, or enrol the ones meant"
+        "select: none of {servers} servers matches: loosen tiers, sites, clusters, services or servers, \
+         or add the servers meant{}", contradictions::listed(.hints)
     )]
     NothingSelected {
         /// Servers that could be selected.
-        agents: u64,
+        servers: u64,
+        /// What is named and not there.
+        hints: Vec<String>,
     },
     /// Its time is over.
-    #[error("expires: {expires} has passed (it is {now}): nothing would start; set a later time")]
+    #[error("expires: {expires} is not after the start ({start}): nothing would start; set a later time")]
     Expired {
         /// The plan's end.
         expires: WallTime,
-        /// The time it was checked at.
-        now: WallTime,
+        /// The time it was checked for.
+        start: WallTime,
     },
     /// Every lease would be lost.
     #[error(
-        "lease.down_s_max: {down_s_max} s is less than the {hold_s} s a server is expected down \
-         (settle_s + soak_s + 60): every lease would be lost; raise it or shorten the soak"
+        "lease.down_s_max: {down_s_max} s is less than the {hold_s} s that a server is expected down: every \
+         lease would be lost; raise it, or shorten health.settle_s and health.soak_s"
     )]
     LeaseTooShort {
         /// The plan's longest time down.
@@ -108,251 +159,223 @@ pub enum Infeasible {
         /// The time expected.
         hold_s: u64,
     },
-    /// Some scopes have more work than slots.
-    #[error("{}", lines(.0))]
-    DoesNotFit(Vec<Shortfall>),
 }
 
-fn lines(shortfalls: &[Shortfall]) -> String {
-    shortfalls.iter().map(Shortfall::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// A scope with more work than slots, and what would fit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shortfall {
-    /// The scope.
-    pub scope: LimitScope,
-    /// Servers selected in it.
-    pub servers: u64,
-    /// Its limit.
-    pub limit: u64,
-    /// Seconds of slots needed.
-    pub needed_slot_s: u64,
-    /// Seconds of slots there are.
-    pub available_slot_s: u64,
-    /// Servers that would be done in time.
-    pub fit: u64,
-    /// Seconds it would really take.
-    pub finish_s: u64,
-    /// Seconds from now until the plan expires.
-    pub window_s: u64,
-    /// The hold assumed, in seconds.
-    pub hold_s: u64,
-    /// The longest hold that fits; 0: none does.
-    pub hold_that_fits_s: u64,
-    /// The limit that fits; `None`: none does.
-    pub limit_that_fits: Option<u64>,
-}
-
-impl fmt::Display for Shortfall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scope, servers, limit, fit, .. } = self;
-        write!(
-            f,
-            "{scope}: {servers} servers of {} down each need {} slot-hours, and {limit} slots for {} have {}: \
-             {fit} would be done, all after {}. Any one of these makes it fit: ",
-            duration(self.hold_s),
-            tenths(self.needed_slot_s),
-            duration(self.window_s),
-            tenths(self.available_slot_s),
-            duration(self.finish_s),
-        )?;
-        if self.hold_that_fits_s > 0 {
-            write!(f, "{} down each; ", duration(self.hold_that_fits_s))?;
-        }
-        if let Some(slots) = self.limit_that_fits.filter(|slots| slots > limit) {
-            write!(f, "a limit of {slots}; ")?;
-        }
-        write!(f, "an expiry {} from now", duration(self.finish_s))?;
-        if *fit > 0 {
-            write!(f, "; {fit} servers in this campaign")?;
-        }
-        Ok(())
-    }
-}
-
-/// Hours with one decimal, rounded up.
-fn tenths(seconds: u64) -> String {
-    let tenths = seconds.div_ceil(360);
-    format!("{}.{}", tenths / 10, tenths % 10)
-}
-
-/// A duration in the largest unit that shows it, with one decimal, rounded to nearest.
-fn duration(seconds: u64) -> String {
-    let (unit, name) = match seconds {
-        0..120 => return format!("{seconds} s"),
-        120..7_200 => (60, "min"),
-        7_200..172_800 => (3_600, "h"),
-        172_800.. => (86_400, "days"),
-    };
-    let tenths = (seconds * 10 + unit / 2) / unit;
-    match tenths % 10 {
-        0 => format!("{} {name}", tenths / 10),
-        tenth => format!("{}.{tenth} {name}", tenths / 10),
-    }
-}
-
-/// Checks a plan against the machines enrolled.
+/// What a plan comes to on these servers if it starts then. `daily_s`: seconds of each day in which servers may
+/// go down; a day's seconds: at any time.
 ///
 /// # Errors
-/// [`Infeasible`], with the arithmetic and with what would fit.
-pub fn check<'a>(
+/// [`Unplannable`]: there is nothing to calculate. A plan that does not fit is an [`Assessment`].
+pub fn assess(
     plan: &Plan,
-    machines: impl IntoIterator<Item = &'a Enrolment>,
+    servers: &[InventoryServer],
     assumed: Assumptions,
-    now: WallTime,
-) -> Result<Feasible, Infeasible> {
-    let window_s = u64::try_from(plan.expires.0.saturating_sub(now.0)).unwrap_or(0);
+    daily_s: u64,
+    start: WallTime,
+) -> Result<Assessment, Unplannable> {
+    let window_s = u64::try_from(plan.expires.0.saturating_sub(start.0)).unwrap_or(0);
     if window_s == 0 {
-        return Err(Infeasible::Expired { expires: plan.expires, now });
+        return Err(Unplannable::Expired { expires: plan.expires, start });
     }
-    let (mut agents, mut servers) = (0, 0);
-    let mut scopes: BTreeMap<LimitScope, u64> = BTreeMap::new();
-    for machine in machines {
-        agents += u64::from(machine.role == Role::Agent);
-        if plan.select.matches(machine) {
-            servers += 1;
-            for scope in Member::from(machine).scopes() {
-                *scopes.entry(scope).or_default() += 1;
-            }
-        }
-    }
-    if servers == 0 {
-        return Err(Infeasible::NothingSelected { agents });
+    let selected: Vec<&InventoryServer> = servers.iter().filter(|server| plan.select.takes(server)).collect();
+    if selected.is_empty() {
+        let hints = contradictions::of_select(&plan.select, servers);
+        return Err(Unplannable::NothingSelected { servers: count(servers.len()), hints });
     }
     let down_s_max = u64::from(plan.lease.down_s_max);
     if down_s_max < assumed.hold_s {
-        return Err(Infeasible::LeaseTooShort { down_s_max, hold_s: assumed.hold_s });
+        return Err(Unplannable::LeaseTooShort { down_s_max, hold_s: assumed.hold_s });
     }
-    fit(&LimitTable::from(&plan.limits), scopes, servers, window_s, assumed)
+    let calendar = Calendar { window_s, daily_s: daily_s.min(Calendar::DAY_S) };
+    let limits = LimitTable::from(&plan.limits);
+    let fleet = Fleet::of(&selected, &limits);
+    let shares: Vec<Share> =
+        fleet.tallies.keys().filter_map(|scope| fleet.share(scope, &assumed, calendar)).collect();
+    let slowest = shares.iter().max_by_key(|share| share.finish_s.unwrap_or(u64::MAX));
+    let mut contradictions = contradictions::of_select(&plan.select, servers);
+    contradictions.extend(contradictions::of_limits(plan, &limits, &fleet, &shares));
+    let short = fleet.short(&shares, &assumed, calendar);
+    Ok(Assessment {
+        feasible: short.is_empty(),
+        start,
+        expires: plan.expires,
+        calendar,
+        assumed,
+        servers: count(selected.len()),
+        finish_s: slowest.and_then(|share| share.finish_s),
+        binding: fleet.binding(slowest),
+        rows: shares
+            .iter()
+            .filter(|share| matches!(share.scope, LimitScope::Fleet | LimitScope::Tier(_)))
+            .cloned()
+            .collect(),
+        short,
+        contradictions,
+        failures: assumed.failures(count(selected.len())),
+    })
 }
 
-fn fit(
-    limits: &LimitTable,
-    scopes: BTreeMap<LimitScope, u64>,
+/// Servers that one limit counts.
+#[derive(Debug, Default)]
+struct Tally {
     servers: u64,
-    window_s: u64,
-    assumed: Assumptions,
-) -> Result<Feasible, Infeasible> {
-    let mut short = Vec::new();
-    let (mut finish_s, mut binding) = (0, LimitScope::Fleet);
-    for (scope, count) in scopes {
-        let Some(limit) = limits.of(&scope).map(u64::from) else { continue };
-        let takes_s = finish(count, limit, assumed);
-        if takes_s > window_s {
-            short.push(shortfall(scope, count, limit, window_s, assumed));
-        } else if takes_s > finish_s {
-            (finish_s, binding) = (takes_s, scope);
+    /// The same servers by each other limit that counts them. Only for the fleet, tiers and sites.
+    within: BTreeMap<LimitScope, u64>,
+}
+
+/// The servers selected, by the limits that count them.
+struct Fleet<'a> {
+    limits: &'a LimitTable,
+    tallies: BTreeMap<LimitScope, Tally>,
+}
+
+impl<'a> Fleet<'a> {
+    fn of(selected: &[&InventoryServer], limits: &'a LimitTable) -> Self {
+        let mut tallies: BTreeMap<LimitScope, Tally> = BTreeMap::new();
+        for server in selected {
+            let scopes: Vec<LimitScope> = server.scopes().collect();
+            for scope in &scopes {
+                let tally = tallies.entry(scope.clone()).or_default();
+                tally.servers += 1;
+                if matches!(scope, LimitScope::Fleet | LimitScope::Tier(_) | LimitScope::Site(_)) {
+                    for other in scopes.iter().filter(|other| *other != scope) {
+                        *tally.within.entry(other.clone()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        Self { limits, tallies }
+    }
+
+    /// Most servers of a scope that all the other limits together let down at once, and by which of them.
+    fn bound(&self, scope: &LimitScope) -> (u64, Option<HeldBy>) {
+        let Some(tally) = self.tallies.get(scope) else { return (0, None) };
+        // What no limit of a kind counts may all be down as far as that kind goes.
+        let mut sums: BTreeMap<HeldBy, (u64, u64)> = BTreeMap::new();
+        for (inner, servers) in &tally.within {
+            let limit = self.limits.of(inner).map_or(*servers, u64::from);
+            let (counted, most) = sums.entry(HeldBy::kind(inner)).or_default();
+            *counted += servers;
+            *most += limit.min(*servers);
+        }
+        let (most, by) = sums
+            .into_iter()
+            .map(|(kind, (counted, most))| (most + tally.servers.saturating_sub(counted), Some(kind)))
+            .min()
+            .unwrap_or((tally.servers, None));
+        if most < tally.servers { (most, by) } else { (tally.servers, None) }
+    }
+
+    fn demand(&self, scope: &LimitScope, servers: u64, slots: u64, assumed: &Assumptions) -> Demand {
+        let soak_s = if matches!(scope, LimitScope::Group(_)) { assumed.group_soak_s } else { 0 };
+        let paused_s = match scope {
+            LimitScope::Tier(Tier::One) => assumed.failures(servers).saturating_mul(assumed.triage_s),
+            LimitScope::Tier(Tier::Two | Tier::Three)
+            | LimitScope::Fleet
+            | LimitScope::Site(_)
+            | LimitScope::Cluster(_)
+            | LimitScope::Group(_) => 0,
+        };
+        Demand { servers, slots, soak_s, paused_s }
+    }
+
+    /// What the slots of a scope can do; `None` where nothing limits it.
+    fn share(&self, scope: &LimitScope, assumed: &Assumptions, calendar: Calendar) -> Option<Share> {
+        let limit = u64::from(self.limits.of(scope)?);
+        let servers = self.tallies.get(scope)?.servers;
+        let (most, by) = self.bound(scope);
+        let slots = limit.min(most);
+        let demand = self.demand(scope, servers, slots, assumed);
+        let at_limit = Demand { slots: if by.is_some() { slots } else { limit }, ..demand };
+        Some(Share {
+            scope: scope.clone(),
+            servers,
+            limit,
+            slots,
+            held_by: by.filter(|_| slots < limit),
+            needed_slot_s: seconds(demand.needed_ms(assumed)),
+            available_slot_s: seconds(at_limit.available_ms(calendar)),
+            done: demand.done(assumed, calendar),
+            finish_s: demand.finish_s(assumed, calendar),
+            fits: demand.fits(assumed, calendar),
+        })
+    }
+
+    /// The limits that are too small by themselves. What is held back by a smaller limit is that one's matter.
+    fn short(&self, shares: &[Share], assumed: &Assumptions, calendar: Calendar) -> Vec<Short> {
+        // Two tiers are two different matters; a thousand groups are one.
+        let mut worst: BTreeMap<(HeldBy, Option<Tier>), Short> = BTreeMap::new();
+        for share in shares {
+            let demand = self.demand(&share.scope, share.servers, share.limit.min(share.servers), assumed);
+            if demand.fits(assumed, calendar) {
+                continue;
+            }
+            let raisable = !matches!(share.scope, LimitScope::Group(_));
+            let limit_that_fits = demand
+                .slots_that_fit(assumed, calendar)
+                .filter(|slots| raisable && (share.limit + 1..=share.servers).contains(slots));
+            let (most, by) = self.bound(&share.scope);
+            let short = Short {
+                hold_that_fits_s: demand.hold_that_fits(assumed, calendar),
+                limit_that_fits,
+                limit_held_by: by.filter(|_| limit_that_fits.is_some_and(|slots| slots > most)),
+                share: share.clone(),
+                more: 0,
+            };
+            let tier = if let LimitScope::Tier(tier) = &share.scope { Some(*tier) } else { None };
+            let kind = (HeldBy::kind(&share.scope), tier);
+            let finish = |short: &Short| short.share.finish_s.unwrap_or(u64::MAX);
+            match worst.get_mut(&kind) {
+                None => {
+                    worst.insert(kind, short);
+                }
+                Some(before) => {
+                    let more = before.more + 1;
+                    if finish(&short) > finish(before) {
+                        *before = short;
+                    }
+                    before.more = more;
+                }
+            }
+        }
+        let mut short: Vec<Short> = worst.into_values().collect();
+        short.sort_by_key(|short| std::cmp::Reverse(short.share.finish_s.unwrap_or(u64::MAX)));
+        short
+    }
+
+    /// The limit that makes the slowest scope slow: its own, or the one that holds it back.
+    fn binding(&self, slowest: Option<&Share>) -> LimitScope {
+        let Some(share) = slowest else { return LimitScope::Fleet };
+        let Some(by) = share.held_by else { return share.scope.clone() };
+        let inner = self.tallies.get(&share.scope).into_iter().flat_map(|tally| tally.within.iter());
+        inner
+            .filter(|(scope, _)| HeldBy::kind(scope) == by)
+            .max_by_key(|(scope, servers)| {
+                **servers / self.limits.of(scope).map_or(u64::MAX, |limit| u64::from(limit).max(1))
+            })
+            .map_or_else(|| share.scope.clone(), |(scope, _)| scope.clone())
+    }
+}
+
+impl HeldBy {
+    fn kind(scope: &LimitScope) -> Self {
+        match scope {
+            LimitScope::Fleet => Self::Fleet,
+            LimitScope::Tier(_) => Self::Tiers,
+            LimitScope::Site(_) => Self::Sites,
+            LimitScope::Cluster(_) => Self::Clusters,
+            LimitScope::Group(_) => Self::Groups,
         }
     }
-    if short.is_empty() {
-        Ok(Feasible { servers, window_s, assumed, finish_s, binding })
-    } else {
-        Err(Infeasible::DoesNotFit(short))
-    }
 }
 
-/// Seconds until the last of `count` servers is done, in rounds of `limit`, with room for a last rollback.
-fn finish(count: u64, limit: u64, assumed: Assumptions) -> u64 {
-    let rounds = count.div_ceil(limit.max(1));
-    rounds.saturating_mul(assumed.slot_ms()).div_ceil(1000).saturating_add(assumed.rollback_s)
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-fn shortfall(scope: LimitScope, servers: u64, limit: u64, window_s: u64, assumed: Assumptions) -> Shortfall {
-    let usable_ms = window_s.saturating_sub(assumed.rollback_s).saturating_mul(1000);
-    let rounds = usable_ms / assumed.slot_ms();
-    // A redundancy group is taken one by one because people's lives hang on it: no larger limit is proposed.
-    let raisable = !matches!(scope, LimitScope::Group(_));
-    Shortfall {
-        servers,
-        limit,
-        needed_slot_s: servers.saturating_mul(assumed.slot_ms()) / 1000,
-        available_slot_s: limit.saturating_mul(usable_ms) / 1000,
-        fit: limit.saturating_mul(rounds).min(servers),
-        finish_s: finish(servers, limit, assumed),
-        window_s,
-        hold_s: assumed.hold_s,
-        hold_that_fits_s: assumed.longest_hold_s(usable_ms / servers.div_ceil(limit.max(1)).max(1)),
-        limit_that_fits: (raisable && rounds > 0).then(|| servers.div_ceil(rounds)),
-        scope,
-    }
+fn seconds(ms: u128) -> u64 {
+    u64::try_from(ms / 1000).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use lunar_common::ids::GroupId;
-    use lunar_common::limits::{Limits, Tier};
-
-    const WEEK_S: u64 = 7 * 86_400;
-
-    fn twenty_minutes() -> Assumptions {
-        Assumptions { hold_s: 1200, hand_over_s: 5, rollback_s: 600, failures_per_10000: 50 }
-    }
-
-    fn requirement_fleet() -> BTreeMap<LimitScope, u64> {
-        let tiers = [(Tier::One, 5000), (Tier::Two, 2500), (Tier::Three, 2500)];
-        let mut scopes: BTreeMap<_, _> =
-            tiers.into_iter().map(|(tier, count)| (LimitScope::Tier(tier), count)).collect();
-        scopes.insert(LimitScope::Fleet, 10_000);
-        scopes
-    }
-
-    #[test]
-    fn twenty_minutes_in_tier_one_do_not_fit_a_week_and_the_refusal_says_what_would() {
-        let limits = LimitTable::from(&Limits::default());
-        let refused = fit(&limits, requirement_fleet(), 10_000, WEEK_S, twenty_minutes()).unwrap_err();
-        let Infeasible::DoesNotFit(short) = &refused else { panic!("{refused}") };
-        // Measured before: 11 slots, at most 9.9 minutes, day 14.1, and about half of the servers.
-        assert_eq!(short.len(), 1);
-        assert_eq!(short[0].scope, LimitScope::Tier(Tier::One));
-        assert_eq!(short[0].limit_that_fits, Some(11));
-        assert!((590..=600).contains(&short[0].hold_that_fits_s), "{}", short[0].hold_that_fits_s);
-        assert!((2_470..=2_500).contains(&short[0].fit), "{}", short[0].fit);
-        assert!((14 * 86_400..=142 * 8_640).contains(&short[0].finish_s), "{}", short[0].finish_s);
-        let text = refused.to_string();
-        for part in ["tier 1: 5000 servers", "a limit of 11", "from now"] {
-            assert!(text.contains(part), "{part:?} is not in {text:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_refusal_proposes_fits() {
-        let limits = LimitTable::from(&Limits::default());
-        let Err(Infeasible::DoesNotFit(short)) =
-            fit(&limits, requirement_fleet(), 10_000, WEEK_S, twenty_minutes())
-        else {
-            panic!("it must not fit");
-        };
-        let shorter = Assumptions { hold_s: short[0].hold_that_fits_s, ..twenty_minutes() };
-        assert!(fit(&limits, requirement_fleet(), 10_000, WEEK_S, shorter).is_ok());
-        let mut raised = limits.clone();
-        raised.tiers[0] = u32::try_from(short[0].limit_that_fits.unwrap()).unwrap();
-        assert!(fit(&raised, requirement_fleet(), 10_000, WEEK_S, twenty_minutes()).is_ok());
-        let later = short[0].finish_s;
-        assert!(fit(&limits, requirement_fleet(), 10_000, later, twenty_minutes()).is_ok());
-        let mut fewer = requirement_fleet();
-        fewer.insert(LimitScope::Tier(Tier::One), short[0].fit);
-        assert!(fit(&limits, fewer, 10_000, WEEK_S, twenty_minutes()).is_ok());
-    }
-
-    #[test]
-    fn a_group_taken_one_by_one_must_fit_too_and_no_larger_limit_is_proposed() {
-        let limits = LimitTable::from(&Limits::default());
-        let group = LimitScope::Group(GroupId::new("air").unwrap());
-        let scopes = BTreeMap::from([(group, 12), (LimitScope::Fleet, 12)]);
-        let Err(Infeasible::DoesNotFit(short)) = fit(&limits, scopes, 12, 4 * 3600, twenty_minutes()) else {
-            panic!("it must not fit");
-        };
-        assert_eq!(short.len(), 1);
-        assert_eq!((short[0].fit, short[0].limit_that_fits), (11, None));
-    }
-
-    #[test]
-    fn durations_read_as_people_say_them() {
-        assert_eq!(
-            [90, 594, 1200, 7_200, 604_800, 1_218_240].map(duration),
-            ["90 s", "9.9 min", "20 min", "2 h", "7 days", "14.1 days"]
-        );
-    }
-}
+mod tests;

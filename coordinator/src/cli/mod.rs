@@ -12,6 +12,7 @@ mod lease;
 mod origin;
 mod output;
 mod plan;
+mod plan_check;
 mod plan_text;
 mod serve;
 mod signing;

@@ -1,6 +1,6 @@
 //! `plan`: what is installed where, within which limits.
 //!
-//! Owns the writing, checking, signing, publishing and showing of plans. Main invariant: a plan is published only
+//! Owns the writing, signing, publishing and showing of plans; checking is `plan_check`'s. Main invariant: a plan is published only
 //! once it passes its own checks and this directory's gate; every mistake is told with its place.
 
 use std::path::{Path, PathBuf};
@@ -15,11 +15,12 @@ use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents};
 use serde::Serialize;
 
+use super::plan_check::CheckCommand;
 use super::plan_text::{Draft, DraftArtifact};
-use super::signing::{Finish, SignWith, Span, Via, check, told, trust, would_write, write_new};
+use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::catalogue::Catalogue;
-use crate::home::{Home, file_failure, load, refused};
+use crate::home::{Home, file_failure, load};
 
 /// Writes, checks, signs, publishes and shows campaign plans.
 #[derive(Debug, clap::Subcommand)]
@@ -30,15 +31,7 @@ pub enum PlanCommand {
         --http http://127.0.0.1:8080/health\n  \
         lunar-coordinator plan new web-2 --author ann --artifact web@2=ID --tier 3 --site base --file web-2.toml")]
     New(Box<NewCommand>),
-    /// Checks a plan: its text, its contents, and whether it is signed enough.
-    #[command(
-        after_help = "Ends with 0 if the plan can be published, with 1 if only signatures are missing.\n\n\
-        Examples:\n  lunar-coordinator plan check plans/web-2-1.toml"
-    )]
-    Check {
-        /// The plan, or its campaign.
-        plan: PathBuf,
-    },
+    Check(CheckCommand),
     /// Signs a plan. Every signer makes a signature file of its own.
     #[command(after_help = "Examples:\n  lunar-coordinator plan sign web-2 --key ~/.ssh/id_ed25519\n  \
         ssh-keygen -Y sign -n plan@lunar-upgrade -f KEY < plans/web-2-1.toml > plans/web-2-1.toml.ann.sig")]
@@ -151,7 +144,7 @@ impl PlanCommand {
     pub fn run(self, common: &Common) -> CommandResult {
         match self {
             Self::New(command) => command.run(common),
-            Self::Check { plan } => check_plan(common, &plan),
+            Self::Check(command) => command.run(common),
             Self::Sign { plan, with, dry_run } => sign(common, &plan, &with, dry_run),
             Self::Publish { plan, via, dry_run } => publish(common, &plan, &via, dry_run),
             Self::Show { plan } => show(common, plan.as_deref()),
@@ -292,7 +285,7 @@ fn newest(home: &Home, campaign: &CampaignId) -> Result<Option<(u64, PathBuf)>, 
 }
 
 /// A plan by its file, or the newest one of a campaign by its name.
-fn find(common: &Common, plan: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn find(common: &Common, plan: &Path) -> Result<PathBuf, Failure> {
     if plan.exists() {
         return Ok(plan.to_owned());
     }
@@ -309,96 +302,8 @@ fn find(common: &Common, plan: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-#[derive(Serialize)]
-struct Checked {
-    file: PathBuf,
-    hash: lunar_common::ids::DocumentHash,
-    signers: Vec<KeyName>,
-    /// Whether it can be published as it is.
-    ready: bool,
-    message: String,
-    warnings: Vec<String>,
-}
-
-fn sign_command(path: &Path) -> String {
+pub(super) fn sign_command(path: &Path) -> String {
     format!("lunar-coordinator plan sign {} --key FILE", path.display())
-}
-
-fn check_plan(common: &Common, plan: &Path) -> CommandResult {
-    let path = find(common, plan)?;
-    let document = load(&path, Kind::Plan)?;
-    let plan: Plan = check(&path, &document.body)?;
-    let trust = trust(common)?;
-    let status = trust.signature_status(&document);
-    let mut message = told(&status, &path, &sign_command(&path));
-    if status.complete {
-        trust.clone().accept(&document, clock::wall()).map_err(|refusal| refused(&path, refusal))?;
-        message += &format!("\n  next: lunar-coordinator plan publish {}", path.display());
-    }
-    let checked = Checked {
-        file: path,
-        hash: document.hash(),
-        signers: status.have,
-        ready: status.complete,
-        message,
-        warnings: warnings(common, &trust, &plan),
-    };
-    let ready = checked.ready;
-    common.output.print(&checked, |checked| {
-        let warnings: String =
-            checked.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
-        format!("{}\nplan {}{warnings}", checked.message, checked.hash)
-    })?;
-    Ok(if ready { Exit::Ok } else { Exit::NotHeld })
-}
-
-/// What is possible and probably not meant.
-fn warnings(common: &Common, trust: &lunar_common::trust::TrustState, plan: &Plan) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if plan.expires < trust.trusted_time(clock::wall()) {
-        warnings.push(format!("it expired at {}: nothing would start by it", plan.expires));
-    }
-    if plan.fleet != *trust.fleet() {
-        warnings.push(format!("it is for fleet {}; this is fleet {}", plan.fleet, trust.fleet()));
-    }
-    if let Some(halt) = trust.halt_in_force(&plan.campaign) {
-        warnings.push(format!("a halt is in force ({}): nothing starts until it is resumed", halt.reason));
-    }
-    let machines: Vec<_> = trust.machines().collect();
-    if !machines.is_empty() && !machines.iter().any(|machine| plan.select.matches(machine)) {
-        warnings.push(format!("it selects none of the {} machines that are enrolled here", machines.len()));
-    }
-    for artifact in &plan.artifacts {
-        if artifact.from.is_empty() {
-            warnings.push(format!(
-                "{} has no `from`: it installs only where nothing is, and cannot be rolled back",
-                artifact.name
-            ));
-        }
-        // A check makes no directory.
-        let catalogue = Home::new(&common.home).artifacts().is_dir().then(|| Catalogue::open(&common.home));
-        let known =
-            catalogue.and_then(Result::ok).and_then(|all| all.packs().manifest_bytes(artifact.id).ok());
-        match known.flatten() {
-            Some((manifest, bytes))
-                if u64::try_from(bytes.len()) != Ok(artifact.manifest_bytes)
-                    || manifest.bytes != artifact.bytes =>
-            {
-                warnings.push(format!(
-                    "{}: its manifest has {} bytes and its content {}; the plan says {} and {}",
-                    artifact.name,
-                    bytes.len(),
-                    manifest.bytes,
-                    artifact.manifest_bytes,
-                    artifact.bytes
-                ));
-            }
-            Some(_) => {}
-            None => warnings
-                .push(format!("{} {} is not among the artifacts here", artifact.name, artifact.version)),
-        }
-    }
-    warnings
 }
 
 fn sign(common: &Common, plan: &Path, with: &SignWith, dry_run: bool) -> CommandResult {

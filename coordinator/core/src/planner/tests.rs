@@ -1,0 +1,164 @@
+//! Whole plans against whole fleets: what the planner says, word for word where an operator reads it.
+//!
+//! Owns the scenarios of the requirements (B1, D1 to D4) and the contradictions found in them.
+
+use super::*;
+use lunar_common::document::Document;
+use lunar_common::inventory::Inventory;
+
+const START: WallTime = WallTime(1_795_219_200);
+
+fn plan(limits: &str) -> Plan {
+    let text = format!(
+        "format = 1\nfleet = \"moon\"\ncampaign = \"web-2\"\ngeneration = 1\nauthor = \"ann\"\n\
+         issued = \"2026-11-20T00:00:00Z\"\nexpires = \"2026-11-28T00:00:00Z\"\n{limits}\n[[artifact]]\n\
+         name = \"web\"\nversion = \"2\"\nid = \"{}\"\nmanifest_bytes = 1000\nbytes = 100000\n[install]\n\
+         kind = \"release\"\nrestart = {{ unit = \"web.service\" }}\n[health]\n[[health.probe]]\nname = \"up\"\n\
+         kind = \"tcp\"\naddress = \"127.0.0.1:80\"\n",
+        "22".repeat(32)
+    );
+    Plan::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// 10,000 servers as required: 5,000, 2,500 and 2,500, on five sites, tier 1 in groups of 4.
+fn moon() -> Vec<InventoryServer> {
+    let mut text = "format = 1\n".to_owned();
+    for site in 1..=5 {
+        for (tier, servers, more) in [(1, 1000, "group_size = 4\n"), (2, 500, ""), (3, 500, "")] {
+            text += &format!(
+                "[[servers]]\nname = \"s{site}-t{tier}\"\ncount = {servers}\ntier = {tier}\nsite = \"s{site}\"\n{more}"
+            );
+        }
+    }
+    Inventory::parse(text.as_bytes()).unwrap().servers
+}
+
+fn twenty_minutes(plan: &Plan) -> Assumptions {
+    Assumptions { hold_s: 1200, rollback_s: 600, ..Assumptions::of(plan) }
+}
+
+fn assessed(limits: &str, servers: &[InventoryServer]) -> Assessment {
+    let plan = plan(limits);
+    assess(&plan, servers, twenty_minutes(&plan), Calendar::DAY_S, START).unwrap()
+}
+
+#[test]
+fn the_campaign_as_required_does_not_fit_and_the_refusal_says_what_would() {
+    let said = assessed("", &moon()).to_string();
+    let wanted = "\
+INFEASIBLE: 10000 servers cannot all be done in 7 days.
+  from 2026-11-21T00:00:00Z to 2026-11-28T00:00:00Z
+  assumed: 20 min down each, 5 s between two in a slot, 10 min for a rollback, 0.5 % fail once and are tried again
+  fleet: 10000 servers, limit 250: needs 3372.3 slot-hours, has 42000; takes 13.6 h
+  tier 1: 5000 servers, limit 5: needs 1686.2 slot-hours, has 840; 2490 done in time, all after 14.1 days
+  tier 2: 2500 servers, limit 100: needs 843.1 slot-hours, has 16800; takes 8.6 h
+  tier 3: 2500 servers, limit 150: needs 843.1 slot-hours, has 25200; takes 5.9 h
+
+tier 1 (limits.tier.1) does not fit:
+  tier 1: 5000 servers, limit 5: needs 1686.2 slot-hours, has 840; 2490 done in time, all after 14.1 days
+  any one of these makes it fit:
+  - at most 9 min 53 s down each
+  - limits.tier.1 = 11
+  - expires = \"2026-12-05T01:13:45Z\" (14.1 days from the start)
+  - 2490 of these servers in this campaign: narrow `select`
+  risk: at 0.5 % expect 50 to fail; each that stops its tier until a person has looked adds that time (--triage)
+  note: limits.tier adds up to 255 (5 + 100 + 150), above limits.fleet = 250: the tiers wait for each other when all are full
+";
+    assert_eq!(said, wanted, "\n{said}");
+}
+
+#[test]
+fn each_way_out_that_is_named_is_one() {
+    let (refused, servers) = (assessed("", &moon()), moon());
+    let short = &refused.short[0];
+    assert_eq!((refused.short.len(), short.more), (1, 0));
+
+    let with_limit = format!("[limits]\ntier = {{ 1 = {} }}", short.limit_that_fits.unwrap());
+    assert!(assessed(&with_limit, &servers).feasible);
+
+    let plan = plan("");
+    let shorter = Assumptions { hold_s: short.hold_that_fits_s.unwrap(), ..twenty_minutes(&plan) };
+    assert!(assess(&plan, &servers, shorter, Calendar::DAY_S, START).unwrap().feasible);
+
+    let finish_s = i64::try_from(short.share.finish_s.unwrap()).unwrap();
+    let later = Plan { expires: WallTime(START.0 + finish_s), ..plan.clone() };
+    assert!(assess(&later, &servers, twenty_minutes(&plan), Calendar::DAY_S, START).unwrap().feasible);
+
+    let done = usize::try_from(short.share.done).unwrap();
+    let mut left = servers.clone();
+    left.retain(|server| server.tier != Tier::One);
+    left.extend(servers.into_iter().filter(|server| server.tier == Tier::One).take(done));
+    assert!(assess(&plan, &left, twenty_minutes(&plan), Calendar::DAY_S, START).unwrap().feasible);
+}
+
+#[test]
+fn site_limits_that_keep_tiers_from_their_own_are_told_and_are_what_binds() {
+    let assessed = assessed("select = { tiers = [2, 3] }\n[limits]\nsite = { default = 15 }", &moon());
+    assert!(assessed.feasible, "{assessed}");
+    assert!(matches!(assessed.binding, LimitScope::Site(_)), "{:?}", assessed.binding);
+    let tier_two = &assessed.rows[1];
+    assert_eq!((tier_two.limit, tier_two.slots, tier_two.held_by), (100, 75, Some(HeldBy::Sites)));
+    assert!(
+        assessed.contradictions.iter().any(|told| told
+            == "limits.tier.2 = 100 can never be reached: the sites' limits let at most 75 of its 2500 servers down at once"),
+        "{:?}",
+        assessed.contradictions
+    );
+}
+
+#[test]
+fn a_group_that_is_too_large_for_the_window_is_short_whatever_its_tier_allows() {
+    let text = "format = 1\n[[servers]]\nname = \"air\"\ncount = 1200\ntier = 2\nsite = \"base\"\ngroup_size = 600\n";
+    let servers = Inventory::parse(text.as_bytes()).unwrap().servers;
+    let assessed = assessed("", &servers);
+    let [short] = assessed.short.as_slice() else { panic!("{assessed}") };
+    assert!(matches!(short.share.scope, LimitScope::Group(_)));
+    assert_eq!((short.more, short.limit_that_fits), (1, None), "two groups, and none is widened");
+    assert!(matches!(assessed.binding, LimitScope::Group(_)));
+    assert!(assessed.to_string().contains("(only 2 can be: the redundancy groups)"), "{assessed}");
+}
+
+#[test]
+fn a_limit_that_another_one_holds_back_is_not_proposed_as_enough() {
+    let assessed = assessed("[limits]\nfleet = 6", &moon());
+    let tier_one =
+        assessed.short.iter().find(|short| short.share.scope == LimitScope::Tier(Tier::One)).unwrap();
+    assert_eq!((tier_one.limit_that_fits, tier_one.limit_held_by), (Some(11), Some(HeldBy::Fleet)));
+    assert!(assessed.short.iter().any(|short| short.share.scope == LimitScope::Fleet), "{assessed}");
+}
+
+#[test]
+fn names_that_nobody_has_are_told_with_the_one_that_was_meant() {
+    let servers = moon();
+    let said =
+        assessed("select = { sites = [\"s1\", \"s9\"] }\n[limits]\nsite = { only = { rim = 3 } }", &servers);
+    assert!(said.contradictions[0].contains("select.sites: no selected server is of s9; did you mean s"));
+    assert!(said.contradictions.iter().any(|told| told == "limits.site.only: no selected server is of rim"));
+
+    let plan = plan("select = { services = [\"air\"] }");
+    let nobody = assess(&plan, &servers, Assumptions::of(&plan), Calendar::DAY_S, START).unwrap_err();
+    assert!(nobody.to_string().contains("none of 10000 servers matches"), "{nobody}");
+    assert!(nobody.to_string().contains("\n  - select.services: no selected server is of air"), "{nobody}");
+}
+
+#[test]
+fn a_plan_that_is_over_or_loses_every_lease_is_refused_before_any_arithmetic() {
+    let plan = plan("[lease]\ndown_s_max = 1300\n");
+    let over = assess(&plan, &moon(), Assumptions::of(&plan), Calendar::DAY_S, plan.expires).unwrap_err();
+    assert!(matches!(over, Unplannable::Expired { .. }));
+    let long = Assumptions { hold_s: 1301, ..Assumptions::of(&plan) };
+    let lost = assess(&plan, &moon(), long, Calendar::DAY_S, START).unwrap_err();
+    assert_eq!(lost, Unplannable::LeaseTooShort { down_s_max: 1300, hold_s: 1301 });
+}
+
+#[test]
+fn windows_and_triage_are_counted() {
+    let (plan, servers) = (plan("[limits]\ntier = { 1 = 20 }"), moon());
+    let at = |assumed, hours: u64| assess(&plan, &servers, assumed, hours * 3600, START).unwrap();
+    let twelve = at(twenty_minutes(&plan), 12);
+    assert_eq!(twelve.short[0].limit_that_fits, Some(21), "{twelve}");
+    assert!(at(twenty_minutes(&plan), 24).feasible);
+    let looked_at = Assumptions { triage_s: 4 * 3600, ..twenty_minutes(&plan) };
+    assert!(!at(looked_at, 24).feasible, "25 failures of 4 hours leave 68 hours for 84 of work");
+    assert!(at(looked_at, 24).to_string().contains("those of tier 1 stop it for 4 h each"));
+}

@@ -1,0 +1,148 @@
+//! `plan check` as an operator uses it before a campaign: does it fit, and if not, what would?
+//!
+//! Owns the command's answers word for word, its exit codes and its JSON. The plan and the start are fixed, so
+//! that the answer is the same on every day.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod support;
+
+use std::fs;
+
+use support::{Home, Said, wide_plan};
+
+/// 10,000 servers as required, on five sites, tier 1 in redundancy groups of 4.
+fn moon() -> String {
+    let mut text = "format = 1\nfleet = \"moon\"\n".to_owned();
+    for site in 1..=5 {
+        for (tier, servers, more) in [(1, 1000, "group_size = 4\n"), (2, 500, ""), (3, 500, "")] {
+            text += &format!(
+                "\n[[servers]]\nname = \"s{site}-t{tier}\"\ncount = {servers}\ntier = {tier}\nsite = \"s{site}\"\n{more}"
+            );
+        }
+    }
+    text
+}
+
+/// A plan of one week with the limits as required.
+fn week() -> String {
+    let wide = String::from_utf8(wide_plan().body).unwrap();
+    let from = wide.find("[limits]").unwrap();
+    let to = wide.find("[[artifact]]").unwrap();
+    format!("{}{}", &wide[..from], &wide[to..]).replace("2099-01-01", "2026-11-28")
+}
+
+fn desk(plan: &str, inventory: &str) -> Home {
+    let home = Home::empty();
+    fs::write(home.path("plan.toml"), plan).unwrap();
+    fs::write(home.path("moon.toml"), inventory).unwrap();
+    home
+}
+
+fn check(home: &Home, more: &[&str]) -> Said {
+    let (plan, inventory) = (home.path("plan.toml"), home.path("moon.toml"));
+    let mut arguments =
+        vec!["plan", "check", plan.to_str().unwrap(), "--inventory", inventory.to_str().unwrap()];
+    arguments.extend(["--start", "2026-11-21T00:00:00Z"]);
+    arguments.extend(more);
+    home.run(&arguments)
+}
+
+#[test]
+fn a_campaign_that_cannot_fit_is_refused_without_a_coordinator_and_told_what_would() {
+    let home = desk(&week(), &moon());
+    let said = check(&home, &["--hold", "20m", "--rollback", "10m"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    let (answer, signing) = said.out.split_once("\n\n/").unwrap();
+    let wanted = "\
+INFEASIBLE: 10000 servers cannot all be done in 7 days.
+  from 2026-11-21T00:00:00Z to 2026-11-28T00:00:00Z
+  assumed: 20 min down each, 5 s between two in a slot, 10 min for a rollback, 0.5 % fail once and are tried again
+  fleet: 10000 servers, limit 250: needs 3372.3 slot-hours, has 42000; takes 13.6 h
+  tier 1: 5000 servers, limit 5: needs 1686.2 slot-hours, has 840; 2490 done in time, all after 14.1 days
+  tier 2: 2500 servers, limit 100: needs 843.1 slot-hours, has 16800; takes 8.6 h
+  tier 3: 2500 servers, limit 150: needs 843.1 slot-hours, has 25200; takes 5.9 h
+
+tier 1 (limits.tier.1) does not fit:
+  tier 1: 5000 servers, limit 5: needs 1686.2 slot-hours, has 840; 2490 done in time, all after 14.1 days
+  any one of these makes it fit:
+  - at most 9 min 53 s down each
+  - limits.tier.1 = 11
+  - expires = \"2026-12-05T01:13:45Z\" (14.1 days from the start)
+  - 2490 of these servers in this campaign: narrow `select`
+  risk: at 0.5 % expect 50 to fail; each that stops its tier until a person has looked adds that time (--triage)
+  note: limits.tier adds up to 255 (5 + 100 + 150), above limits.fleet = 250: the tiers wait for each other when all are full";
+    assert_eq!(answer, wanted, "\n{}", said.out);
+    assert!(signing.contains("no trust root is here, so signatures were not checked"), "{signing}");
+}
+
+#[test]
+fn the_same_campaign_fits_with_each_remedy_that_was_named() {
+    let slower = ["--hold", "20m", "--rollback", "10m"];
+    let home = desk(&week(), &moon());
+    assert_eq!(check(&home, &["--hold", "593s", "--rollback", "10m"]).code, 0);
+    assert_eq!(check(&home, &["--hold", "594s", "--rollback", "10m"]).code, 1);
+    let eleven = week().replace("[[artifact]]\n", "[limits]\ntier = { 1 = 11 }\n[[artifact]]\n");
+    let fits = check(&desk(&eleven, &moon()), &slower);
+    assert_eq!(fits.code, 0, "{}", fits.out);
+    assert!(fits.out.starts_with("FEASIBLE: 10000 servers, at best all done after 6.4 days"), "{}", fits.out);
+    let later = week().replace("2026-11-28T00:00:00Z", "2026-12-05T01:13:45Z");
+    assert_eq!(check(&desk(&later, &moon()), &slower).code, 0);
+}
+
+#[test]
+fn the_answer_for_machines_has_the_same_figures() {
+    let home = desk(&week(), &moon());
+    let said = check(&home, &["--hold", "20m", "--rollback", "10m", "--output", "json"]);
+    assert_eq!(said.code, 1);
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((answer["feasible"].as_bool(), answer["ready"].as_bool()), (Some(false), Some(false)));
+    let short = &answer["assessment"]["short"][0];
+    assert_eq!(short["share"]["scope"]["tier"], 1);
+    assert_eq!(
+        (short["limit_that_fits"].as_u64(), short["hold_that_fits_s"].as_u64()),
+        (Some(11), Some(593))
+    );
+    assert_eq!(
+        (short["share"]["done"].as_u64(), short["share"]["fits"].as_bool()),
+        (Some(2490), Some(false))
+    );
+}
+
+#[test]
+fn a_wrong_inventory_or_option_is_refused_with_its_place_and_what_is_meant() {
+    let wrong = desk(&week(), &moon().replace("group_size", "gruop_size"));
+    let said = check(&wrong, &[]);
+    assert_eq!(said.code, 3);
+    let words = "moon.toml: the inventory is wrong at line 9, column 1: unknown key `gruop_size`; did you mean `group_size`?";
+    assert!(said.err.contains(words) && said.err.contains("next: "), "{}", said.err);
+
+    let home = desk(&week(), &moon());
+    fs::remove_file(home.path("moon.toml")).unwrap();
+    let missing = check(&home, &[]);
+    assert_eq!(missing.code, 3, "{}", missing.err);
+    assert!(missing.err.contains("moon.toml") && missing.err.contains("next: "), "{}", missing.err);
+
+    let other = desk(&week(), &moon().replace("\"moon\"", "\"mars\""));
+    assert!(check(&other, &["--hold", "5m"]).out.contains("the inventory is of fleet mars"));
+    assert_eq!(check(&other, &["--failures", "many"]).code, 2);
+    let long = check(&other, &["--hold", "2h"]);
+    assert_eq!(long.code, 1);
+    assert!(
+        long.out.contains("INFEASIBLE: lease.down_s_max: 1800 s is less than the 7200 s"),
+        "{}",
+        long.out
+    );
+}
+
+#[test]
+fn without_an_inventory_the_enrolments_here_are_counted_and_only_the_servers_among_them() {
+    let home = Home::founded([7, 8]);
+    let wide = wide_plan();
+    let path = home.path("plans/web-2-1.toml");
+    lunar_host::documents::save(&path, &wide).unwrap();
+    let said = home.run(&["plan", "check", "web-2"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.starts_with("FEASIBLE: 2 servers"), "the coordinator is none: {}", said.out);
+    assert!(said.out.contains("next: lunar-coordinator plan publish"), "{}", said.out);
+}
