@@ -1,8 +1,9 @@
 #![no_main]
-//! Every message that one machine reads from another. Decoding must refuse or understand; whatever is
+//! Every message that one machine reads from another, and those between its two halves. Decoding must refuse or understand; whatever is
 //! understood must encode to something that is understood again.
 
 use libfuzzer_sys::fuzz_target;
+use lunar_agent_core::applier::protocol;
 use lunar_common::bounds::{MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX};
 use lunar_common::lease::{Claim, Grant, GroupAnswer, Release};
 use lunar_common::message::{Gossip, Report, Request, Response};
@@ -25,6 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     there_and_back::<Release>(bytes, SMALL_MESSAGE_BYTES_MAX);
     there_and_back::<Report>(bytes, SMALL_MESSAGE_BYTES_MAX);
     there_and_back::<GroupAnswer>(bytes, SMALL_MESSAGE_BYTES_MAX);
+    there_and_back::<protocol::Request>(bytes, protocol::REQUEST_BYTES_MAX);
+    there_and_back::<protocol::Reply>(bytes, protocol::REPLY_BYTES_MAX);
     if let Ok(signed) = wire::decode::<Signed>(bytes, MESSAGE_BYTES_MAX) {
         assert!(signed.open::<Grant>().is_err(), "a forged signature was taken");
     }
