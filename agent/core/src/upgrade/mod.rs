@@ -2,18 +2,21 @@
 //!
 //! Owns `Upgrade`, the volatile half of the machine (what was asked and is not answered yet); the durable
 //! half is [`crate::journal::Campaign`]. Main invariant: after every input the machine either waits for one
-//! named answer or for one deadline, and the server goes down only from `before`, with a valid grant whose
+//! named answer or for one deadline, and the server goes down only from `claim`, with a valid grant whose
 //! start is journaled. Refuses to guess: an applier that cannot be reached is asked again, for ever.
 //!
-//! `table` holds the moves, `before` everything up to the start, `down` everything after it. A machine that was
-//! cut off at any point re-enters its phase: every phase's entry may be repeated.
+//! `table` holds the moves, `before` the way to the queue, `ready` health and the group, `claim` the lease and the
+//! start, `down` everything after it. A machine that was cut off at any point re-enters its phase: every phase's
+//! entry may be repeated.
 //!
 //! Retries: a failure before the start, and a rollback, each count as one failed attempt; after
 //! `retry.attempts_max` of them the campaign is over for this server, as `failed` or `rolled-back`. Until then it
 //! tries again by itself after the plan's back-off. Halts, late grants and silent neighbours cost no attempt.
 
 mod before;
+mod claim;
 mod down;
+mod ready;
 mod table;
 
 use std::sync::Arc;
@@ -46,6 +49,9 @@ const APPLIER_POLL: Duration = Duration::from_millis(500);
 
 /// Before an applier that could not be reached, or that is busy, is asked again.
 const APPLIER_RETRY: Duration = Duration::from_secs(2);
+
+/// How often a halted or expired plan is looked at again. A resume wakes it at once; this is for clocks.
+const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 
 /// What an upgrade is waiting for.
 #[derive(Debug, Default)]
