@@ -10,6 +10,7 @@ pub mod journal;
 pub mod machine;
 pub mod permission;
 pub mod protocol;
+mod work;
 
 #[cfg(test)]
 pub(crate) mod fixture;
