@@ -27,7 +27,7 @@ use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::ServerId;
 use lunar_common::trust::TrustState;
 use lunar_host::exit::{Exit, Failure, OrExit};
-use lunar_host::lock::DirectoryLock;
+use lunar_host::lock::{DirectoryLock, LockError};
 use lunar_host::store::StoreError;
 use lunar_host::{clock, documents, supervisor};
 use tokio::sync::{mpsc, oneshot};
@@ -90,7 +90,7 @@ impl Applier {
         for directory in [&config.state, &config.root] {
             make_directory(directory)?;
         }
-        let lock = DirectoryLock::take(&config.state).or_exit(Exit::Locked)?;
+        let lock = DirectoryLock::take(&config.state).map_err(locked)?;
         let records = Records::open(&config.state).map_err(record_failure)?;
         let now = clock::now();
         let mut trust = match records.trust().map_err(record_failure)? {
@@ -244,6 +244,14 @@ fn boot() -> Result<u64, Failure> {
         .map_err(|error| anyhow::Error::new(error).context(format!("cannot read {PATH}")))
         .or_exit(Exit::Environment)?;
     Ok(lunar_common::order::draw("boot", &[text.trim().as_bytes()]))
+}
+
+fn locked(error: LockError) -> Failure {
+    match &error {
+        LockError::Held { .. } => Failure::new(Exit::Locked, error)
+            .advise("another applier runs here: stop it, or give this one a `state` of its own"),
+        LockError::Create { .. } => Failure::new(Exit::Environment, error),
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), Failure> {

@@ -12,7 +12,8 @@ use crate::applier;
 
 /// Runs the applier: installs what signed plans say, and rolls back by itself unless told to keep it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  lunar-agent apply --config /etc/lunar-agent/applier.toml")]
+#[command(after_help = "Example:\n  lunar-agent apply --config /etc/lunar-agent/applier.toml\n\n\
+    Keys of the configuration: root, state, packs, trust_root, enrolment, and, if need be, socket, allowed_uid.")]
 pub(super) struct ApplyCommand {
     /// The applier's own configuration, where `--config` means something else (in a wrapper that sets it for
     /// both halves).
@@ -31,5 +32,17 @@ impl ApplyCommand {
         let config = config.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
         block_on(Box::pin(applier::run(&config)))?;
         Ok(Exit::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::applier::Config;
+    use crate::cli::tests::{help_of, known_keys, named_keys};
+
+    #[test]
+    fn the_keys_that_help_names_are_those_of_the_configuration() {
+        let refused = toml::from_str::<Config>("nonsense = 1").unwrap_err();
+        assert_eq!(named_keys(&help_of("apply")), known_keys(&refused));
     }
 }

@@ -130,7 +130,71 @@ const BLOCKING_THREADS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// What a command says of itself.
+    pub(super) fn help_of(command: &str) -> String {
+        let mut all = Arguments::command();
+        all.build();
+        all.find_subcommand_mut(command).unwrap().render_long_help().to_string()
+    }
+
+    /// The keys of its configuration, as its help names them.
+    pub(super) fn named_keys(help: &str) -> BTreeSet<String> {
+        let (_, keys) = help.split_once("Keys of the configuration").unwrap();
+        let (_, keys) = keys.split_once(':').unwrap();
+        let is_word = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        let end = keys.find('.').unwrap();
+        let words = keys[..end].replace("and, if need be, ", "");
+        words.split(|letter| !is_word(letter)).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// The keys that a configuration may have, by what is said of one that it may not.
+    pub(super) fn known_keys(refused: &toml::de::Error) -> BTreeSet<String> {
+        refused.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn completions_are_made_for_every_shell_and_name_every_command() {
+        use clap::ValueEnum;
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "lunar-agent", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Arguments::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell} lacks {}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_and_the_first_tells_the_exit_codes() {
+        let pages = tempfile::tempdir().unwrap();
+        let arguments = ["lunar-agent".into(), "manual".into(), pages.path().join("man1").into_os_string()];
+        assert_eq!(dispatch(Arguments::try_parse_from(arguments).unwrap()).unwrap(), Exit::Ok);
+        let page = |name: &str| {
+            let text = std::fs::read_to_string(pages.path().join("man1").join(name)).unwrap();
+            text.replace("\\-", "-").replace("\\*(Aq", "'")
+        };
+        let first = page("lunar-agent.1");
+        for code in Exit::HELP.lines().skip(1) {
+            assert!(first.contains(code.trim()), "{code} is not in the manual");
+        }
+        for command in Arguments::command().get_subcommands() {
+            assert!(page(&format!("lunar-agent-{}.1", command.get_name())).contains("SYNOPSIS"));
+        }
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_an_example() {
+        for command in Arguments::command().get_subcommands() {
+            let help = help_of(command.get_name());
+            assert!(help.contains("Example") && help.contains("lunar-agent "), "{help}");
+            assert!(command.get_about().is_some());
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

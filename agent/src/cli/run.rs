@@ -53,3 +53,15 @@ impl RunCommand {
         Ok(Exit::Ok)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::tests::{help_of, known_keys, named_keys};
+    use crate::config::Config;
+
+    #[test]
+    fn the_keys_that_help_names_are_those_of_the_configuration() {
+        let refused = toml::from_str::<Config>("nonsense = 1").unwrap_err();
+        assert_eq!(named_keys(&help_of("run")), known_keys(&refused));
+    }
+}
