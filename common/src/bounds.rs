@@ -89,8 +89,8 @@ pub const CAMPAIGNS_KEPT_MAX: usize = 256;
 /// a thief of it can make us hold; the halt of the whole fleet always fits.
 pub const HALT_SCOPES_MAX: usize = 512;
 
-/// Most machines in one fleet: six times what is asked for.
-pub const MACHINES_MAX: usize = 65_536;
+/// Most machines in one fleet: thirteen times what is asked for, and room for a trial of 100,000.
+pub const MACHINES_MAX: usize = 131_072;
 
 /// Most labels of one machine.
 pub const LABELS_MAX: usize = 64;

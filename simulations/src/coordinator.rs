@@ -4,6 +4,8 @@
 //! anything behind it leaves; a crash between two effects keeps what was before and loses what was after.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{Epoch, Fence, LeaseId, ServerId};
@@ -17,14 +19,19 @@ use lunar_coordinator_core::effect::{Answer, Effect};
 use lunar_coordinator_core::event::{EventBody, Evidence};
 use lunar_coordinator_core::input::{InForce, Input, RequestId};
 
+use crate::chance::Purpose;
+use crate::event::Event;
 use crate::faults::CoordinatorEdge;
 use crate::network::{Caller, Request};
 use crate::options::Mutant;
 use crate::server::wall;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// Copies of the log that an operator keeps.
 const BACKUPS_KEPT: usize = 3;
+
+/// Of ten thousand requests, how many are handed in twice to see that nothing changes (S15).
+const HANDED_IN_TWICE: u64 = 500;
 
 /// How long putting a backup back takes, in milliseconds: longer than any message is on its way.
 const RESTORE_MS: u64 = 12_000;
@@ -79,20 +86,29 @@ pub(crate) struct Host {
     pub(crate) log: Vec<EventBody>,
     pub(crate) ledger: Ledger,
     trust: TrustState,
-    durable_trust: TrustSnapshot,
-    backups: Vec<(usize, TrustSnapshot)>,
+    durable_trust: Arc<TrustSnapshot>,
+    backups: Vec<(usize, Arc<TrustSnapshot>)>,
+    config: Config,
+    /// It may lack a document that people gave out.
+    pub(crate) lagging: bool,
     requests: BTreeMap<RequestId, Caller>,
     asked: u64,
     pub(crate) alarm: Option<u64>,
 }
 
 impl Host {
-    pub(crate) fn new(trust: TrustState) -> Self {
+    pub(crate) fn new(trust: TrustState, report_interval_s: u32) -> Self {
+        let report_every = Duration::from_secs(report_interval_s.into());
+        let defaults = Config::default();
+        let unreachable_after = report_every * 3 + Duration::from_secs(10);
+        let config = Config { report_every, unreachable_after, ..defaults };
         Self {
+            config,
+            lagging: true,
             core: None,
             log: Vec::new(),
             ledger: Ledger::default(),
-            durable_trust: trust.snapshot(),
+            durable_trust: Arc::new(trust.snapshot()),
             trust,
             backups: Vec::new(),
             requests: BTreeMap::new(),
@@ -128,9 +144,9 @@ impl World {
             return;
         }
         self.note("coordinator up");
-        self.host.trust =
-            TrustState::restore(self.host.durable_trust.clone()).expect("what was persisted verifies again");
-        let mut core = Coordinator::new(Config::default());
+        self.host.trust = TrustState::restore(TrustSnapshot::clone(&self.host.durable_trust))
+            .expect("what was persisted verifies again");
+        let mut core = Coordinator::new(self.host.config.clone());
         for event in &self.host.log {
             core.apply(event);
         }
@@ -145,7 +161,6 @@ impl World {
             return;
         }
         self.note("coordinator killed");
-        self.host.requests.clear();
         self.put_in(up_in_ms, Event::CoordinatorUp);
     }
 
@@ -173,10 +188,10 @@ impl World {
         let mut ledger = Ledger::default();
         self.host.log.iter().for_each(|event| ledger.apply(event));
         for server in &mut self.servers {
-            let name = &server.enrolled.server;
-            if before.held.get(name) != ledger.held.get(name) {
+            if before.held.get(&server.name) != ledger.held.get(&server.name) {
                 // Until the coordinator has been told.
                 server.forgotten = Some(self.at_ms + RESTORE_MS);
+                self.forgotten.insert(server.number);
             }
         }
         self.note(&format!("backup restored: {length} events"));
@@ -187,10 +202,9 @@ impl World {
     /// A request of an agent arrives.
     pub(crate) fn arrives(&mut self, request: Request, caller: Caller) {
         if self.host.core.is_none() {
-            return;
+            return self.give_up(caller);
         }
-        let from =
-            lunar_common::ids::PeerKey(self.servers[caller.server].enrolled.key.verifying_key().to_bytes());
+        let from = self.documents.servers[caller.server].peer;
         self.host.asked += 1;
         let id = RequestId(self.host.asked);
         let input = match request {
@@ -199,36 +213,49 @@ impl World {
             Request::Report(report) => Input::Report { request: id, from, report: *report },
             Request::GroupMembers { ask } => return self.tell_members(caller, ask),
         };
+        let again = self.chance.happens(HANDED_IN_TWICE, caller.server, Purpose::DuplicateCheck);
+        let again = again.then(|| input.clone());
         self.host.requests.insert(id, caller);
-        self.feed_coordinator(input.clone());
-        self.check_duplicate(input, caller);
+        self.feed_coordinator(input);
+        if let Some(input) = again {
+            self.check_duplicate(input, caller);
+        }
+        // Whoever was not answered by now never is: the coordinator died on the way.
+        for (_, caller) in std::mem::take(&mut self.host.requests) {
+            self.give_up(caller);
+        }
     }
 
     /// S15, the cheap way: the same input once more, at once, must append nothing.
     fn check_duplicate(&mut self, input: Input, caller: Caller) {
-        if self.host.core.is_none() || !self.chance.happens(500, 0, "duplicate-check") {
+        if self.host.core.is_none() {
             return;
         }
         let before = self.host.log.len();
         self.host.asked += 1;
         let again = RequestId(self.host.asked);
         self.host.requests.insert(again, caller);
-        let what = format!("{input:?}");
+        let what = input.clone();
         self.feed_coordinator(match input {
             Input::Claim { from, claim, .. } => Input::Claim { request: again, from, claim },
             Input::Release { from, release, .. } => Input::Release { request: again, from, release },
             Input::Report { from, report, .. } => Input::Report { request: again, from, report },
             other => unreachable!("only requests are doubled: {other:?}"),
         });
-        self.check_unchanged("the coordinator's log", before, self.host.log.len(), &what);
+        let after = self.host.log.len();
+        if before != after {
+            self.check_unchanged("the coordinator's log", before, after, &format!("{what:?}"));
+        }
     }
 
     fn tell_members(&mut self, caller: Caller, ask: lunar_agent_core::input::AskId) {
-        let asker = &self.servers[caller.server].enrolled;
-        let members = self.host.trust.machines().filter(|machine| {
-            machine.group.is_some() && machine.group == asker.group && machine.server != asker.server
-        });
-        let members: Vec<SignedDocument> = members.map(|machine| (**machine.document()).clone()).collect();
+        let seat = self.servers[caller.server].seat;
+        let others = seat.group.map_or(&[][..], |group| &self.groups[group]);
+        let others = others.iter().filter(|member| **member != caller.server);
+        let members: Vec<SignedDocument> = others
+            .filter_map(|member| self.host.trust.machine_named(&self.servers[*member].name))
+            .map(|machine| (**machine.document()).clone())
+            .collect();
         self.reply(caller, lunar_agent_core::input::Input::GroupMembers { ask, members: Some(members) });
     }
 
@@ -250,7 +277,7 @@ impl World {
         };
         // One commit holds both in production. Here the trust state comes first, which is what an event that
         // is lost behind it looks like to the next life.
-        self.host.durable_trust = self.host.trust.snapshot();
+        self.host.durable_trust = Arc::new(self.host.trust.snapshot());
         if document.kind == Kind::Halt || document.kind == Kind::Resume {
             self.note(&format!("coordinator takes a {}", document.kind));
         }
@@ -288,7 +315,7 @@ impl World {
         }
         let next = self.host.core.as_ref().and_then(Coordinator::poll_timeout);
         if let Some(at) = next.map(|moment| moment.0.saturating_sub(1_000).max(self.at_ms))
-            && self.host.alarm != Some(at)
+            && self.host.alarm.is_none_or(|set| at < set)
         {
             self.host.alarm = Some(at);
             self.put_at(at, Event::CoordinatorAlarm);
@@ -302,24 +329,26 @@ impl World {
                     self.note(&format!("granted {} {}", granted.server, granted.lease));
                 }
                 self.remember_rare(&event);
+                let about = server_of(&event).map(|server| self.documents.numbered(server));
                 let mutant = self.options.mutant;
                 self.host.append(event, mutant);
-                self.check();
+                self.check_log(about);
             }
             Effect::Answer { request, answer } => {
                 let Some(caller) = self.host.requests.remove(&request) else { return };
-                if let Some(input) = self.translate(caller, answer) {
-                    self.reply(caller, input);
+                match self.translate(caller, answer) {
+                    Some(input) => self.reply(caller, input),
+                    None => self.give_up(caller),
                 }
             }
             Effect::Push { to, grant, .. } => {
                 let grant = self.sign_grant(&grant);
-                let server = self.numbered(&to);
-                self.send(server, 0, Event::Grant { server, grant });
+                let server = self.documents.numbered(&to);
+                self.send(server, Event::Grant { server, grant: Box::new(grant) });
             }
             Effect::Announce { .. } => {
                 for server in 0..self.servers.len() {
-                    self.send(server, 0, Event::Reachable { server });
+                    self.send(server, Event::Reachable { server });
                 }
             }
         }
@@ -369,5 +398,31 @@ impl World {
             (_, Answer::Invalid { .. }) => return None,
             (about, answer) => unreachable!("{about:?} is not answered by {answer:?}"),
         })
+    }
+}
+
+/// Whom an event of the log is about, as far as the truth of a server can change with it.
+fn server_of(event: &EventBody) -> Option<&ServerId> {
+    match event {
+        EventBody::Granted(granted) => Some(&granted.server),
+        EventBody::Adopted { server, .. }
+        | EventBody::Released { server, .. }
+        | EventBody::Reaped { server, .. }
+        | EventBody::Started { server, .. }
+        | EventBody::Lost { server, .. }
+        | EventBody::Found { server, .. } => Some(server),
+        EventBody::CoordinatorStarted { .. }
+        | EventBody::StateRestored { .. }
+        | EventBody::Recovered { .. }
+        | EventBody::ServerEnrolled { .. }
+        | EventBody::ServerRevoked { .. }
+        | EventBody::PlanAccepted { .. }
+        | EventBody::Halted { .. }
+        | EventBody::Resumed { .. }
+        | EventBody::Queued { .. }
+        | EventBody::WrittenOff { .. }
+        | EventBody::ReapSpent { .. }
+        | EventBody::Returned { .. }
+        | EventBody::Transition { .. } => None,
     }
 }

@@ -1,20 +1,26 @@
-//! A small fleet's people, machines and signed documents.
+//! A fleet's people, machines and signed documents.
 //!
 //! Owns [`Documents`]. Main invariant: everything is signed for real, with keys made from fixed seeds, and passes
-//! the one gate like any document; nothing in the world is trusted because it was made here.
+//! the one gate like any document; nothing in the world is trusted because it was made here. What ten thousand
+//! gates would find alike is found once, and handed to the others as what that one gate verified.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 
 use ed25519_dalek::SigningKey;
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PeerKey, Sequence, ServerId, SiteId};
-use lunar_common::limits::Tier;
+use lunar_common::limits::{Limits, PlaceLimits, Tier, TierLimits};
+use lunar_common::plan::{LeaseTerms, Retry, Spread};
 use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
+use serde::Serialize;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
+
+use crate::scenario::{Scenario, Seat};
 
 /// 2026-11-21T08:00:00Z, when everything is signed and every run begins.
 pub(crate) const START: WallTime = WallTime(1_795_248_000);
@@ -23,43 +29,33 @@ pub(crate) const OLD: ArtifactId = ArtifactId([1; 32]);
 /// What is installed.
 pub(crate) const NEW: ArtifactId = ArtifactId([2; 32]);
 
-/// Most servers down at once in the whole fleet.
-pub(crate) const FLEET_MAX: u32 = 3;
-/// In tiers 1, 2 and 3.
-pub(crate) const TIER_MAX: [u32; 3] = [1, 1, 2];
-/// In each site.
-pub(crate) const SITE_MAX: u32 = 2;
-/// In each group.
-pub(crate) const GROUP_MAX: u32 = 1;
-/// Attempts that the plan allows.
-pub(crate) const ATTEMPTS_MAX: u64 = 3;
-/// Longest the plan expects a server down, in milliseconds.
-pub(crate) const DOWN_MAX_MS: u64 = 240_000;
-/// Longest from a claim to its start, in milliseconds.
-pub(crate) const START_WITHIN_MS: u64 = 60_000;
-
 const FAR: WallTime = WallTime(START.0 + 365 * 86_400);
 
 /// A machine as it is enrolled.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) server: ServerId,
-    pub(crate) tier: Tier,
-    pub(crate) site: SiteId,
-    pub(crate) group: Option<GroupId>,
     pub(crate) key: SigningKey,
+    pub(crate) peer: PeerKey,
     pub(crate) enrolment: SignedDocument,
 }
 
 /// All that people signed before a run begins.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Documents {
     pub(crate) coordinator: Machine,
     pub(crate) servers: Vec<Machine>,
     pub(crate) plan: SignedDocument,
-    /// Anchored, and knowing the coordinator: where every gate begins.
+    /// Anchored, and knowing the coordinator; in a large fleet the plan too, which its gates would all find alike.
     pub(crate) anchor: TrustState,
+    /// Knows every machine: the coordinator's.
+    pub(crate) all: TrustState,
+    by_name: BTreeMap<ServerId, usize>,
 }
+
+/// From how many servers on the plan is in every gate from the beginning: to take it in 20,000 times shows no
+/// more than to take it in 14 times, and costs seconds.
+const LARGE_FLEET: usize = 200;
 
 /// The one name under which releases lie.
 pub(crate) fn release_name() -> ArtifactName {
@@ -67,27 +63,81 @@ pub(crate) fn release_name() -> ArtifactName {
 }
 
 impl Documents {
-    pub(crate) fn new(servers: usize, wide_limits: bool) -> Self {
+    pub(crate) fn new(scenario: &Scenario, seats: &[Seat], wide_limits: bool) -> Self {
         let mut anchor = TrustState::anchored(&root()).expect("the root is signed by its own key");
-        let coordinator = machine("coordinator", 200, Role::Coordinator, 0);
+        let coordinator =
+            machine("coordinator", u64::MAX, Role::Coordinator, &Place::of_coordinator(scenario));
         anchor.accept(&coordinator.enrolment, START).expect("the coordinator's enrolment is genuine");
-        let servers = (0..servers)
-            .map(|number| {
-                let seed = u8::try_from(number + 50).expect("a small fleet");
-                machine(&format!("srv-{number}"), seed, Role::Agent, number)
+        let sites = scenario.site_names();
+        let servers: Vec<Machine> = seats
+            .iter()
+            .enumerate()
+            .map(|(number, seat)| {
+                let place = Place::of(seat, &sites);
+                machine(&format!("srv-{number}"), number as u64, Role::Agent, &place)
             })
             .collect();
-        Self { coordinator, servers, plan: plan(wide_limits), anchor }
+        let mut all = anchor.clone();
+        for machine in &servers {
+            all.accept(&machine.enrolment, START).expect("the enrolment is genuine");
+        }
+        let plan = plan(scenario, wide_limits);
+        if servers.len() >= LARGE_FLEET {
+            anchor.accept(&plan, START).expect("the plan is genuine");
+        }
+        let by_name = servers.iter().enumerate().map(|(at, machine)| (machine.server.clone(), at)).collect();
+        Self { coordinator, servers, plan, anchor, all, by_name }
+    }
+
+    /// Whether the plan is in every gate from the beginning.
+    pub(crate) fn plan_is_known(&self) -> bool {
+        self.servers.len() >= LARGE_FLEET
+    }
+
+    /// What a gate of this server knows at first: the anchor, the coordinator, and itself.
+    pub(crate) fn first_trust(&self, server: usize) -> TrustState {
+        let mut trust = self.anchor.clone();
+        let known = trust.share_machine(&self.all, &self.servers[server].server);
+        assert!(known, "every server of the fleet was enrolled under this root");
+        trust
+    }
+
+    /// The number of a server.
+    pub(crate) fn numbered(&self, server: &ServerId) -> usize {
+        *self.by_name.get(server).expect("only servers of the fleet are spoken of")
     }
 }
 
-/// A pair in tier 1, a pair in tier 2, and single servers in tier 3, spread over two sites.
-fn machine(name: &str, seed: u8, role: Role, number: usize) -> Machine {
-    let key = SigningKey::from_bytes(&[seed; 32]);
-    let tier = Tier::ALL[(number / 2).min(2)];
-    let site = SiteId::new(if number.is_multiple_of(2) { "base" } else { "rim" }).expect("a valid name");
-    let group = (role == Role::Agent && tier != Tier::Three)
-        .then(|| GroupId::new(&format!("pair-{}", number / 2)).expect("a valid name"));
+/// Where a machine stands.
+struct Place {
+    tier: Tier,
+    site: SiteId,
+    cluster: String,
+    group: Option<GroupId>,
+}
+
+impl Place {
+    fn of(seat: &Seat, sites: &[SiteId]) -> Self {
+        let group = |number| GroupId::new(&format!("group-{number}")).expect("a valid name");
+        Self {
+            tier: seat.tier,
+            site: sites[seat.site].clone(),
+            cluster: format!("cluster-{}", seat.cluster),
+            group: seat.group.map(group),
+        }
+    }
+
+    fn of_coordinator(scenario: &Scenario) -> Self {
+        let site = scenario.site_names().remove(0);
+        Self { tier: Tier::One, site, cluster: "cluster-0".to_owned(), group: None }
+    }
+}
+
+fn machine(name: &str, number: u64, role: Role, place: &Place) -> Machine {
+    let mut seed = [50u8; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    let key = SigningKey::from_bytes(&seed);
+    let peer = PeerKey(key.verifying_key().to_bytes());
     let enrolment = Enrolment {
         format: 1,
         fleet: "moon".parse().expect("a valid name"),
@@ -95,18 +145,18 @@ fn machine(name: &str, seed: u8, role: Role, number: usize) -> Machine {
         sequence: Sequence(1),
         issued: START,
         expires: None,
-        key: PeerKey(key.verifying_key().to_bytes()),
+        key: peer,
         role,
         hostname: name.to_owned(),
-        site: site.clone(),
-        cluster: "one".parse().expect("a valid name"),
-        tier,
+        site: place.site.clone(),
+        cluster: place.cluster.parse().expect("a valid name"),
+        tier: place.tier,
         service: "web".parse().expect("a valid name"),
-        group: group.clone(),
+        group: place.group.clone(),
         labels: BTreeMap::new(),
     };
     let text = toml::to_string(&enrolment).expect("an enrolment can be written");
-    Machine { server: enrolment.server, tier, site, group, key, enrolment: signed(Kind::Enrolment, &text) }
+    Machine { server: enrolment.server, key, peer, enrolment: signed(Kind::Enrolment, &text) }
 }
 
 /// A halt of everything, or the end of one.
@@ -121,39 +171,56 @@ pub(crate) fn stop(kind: Kind, sequence: u64) -> SignedDocument {
     signed(kind, &text)
 }
 
-fn plan(wide: bool) -> SignedDocument {
-    let most = |limit: u32| if wide { 100 } else { limit };
+/// The parts of a plan that a scenario writes in the plan's own words.
+#[derive(Serialize)]
+struct SameWords<'a> {
+    limits: &'a Limits,
+    lease: &'a LeaseTerms,
+    spread: &'a Spread,
+    retry: &'a Retry,
+}
+
+fn plan(scenario: &Scenario, wide: bool) -> SignedDocument {
     let mut text = format!(
         "format = 1\nfleet = \"moon\"\ncampaign = \"web-2\"\ngeneration = 1\nauthor = \"ann\"\n\
          issued = \"{START}\"\nexpires = \"{FAR}\"\n\
-         [[artifact]]\nname = \"web\"\nversion = \"2\"\nid = \"{NEW}\"\nmanifest_bytes = 1000\nbytes = 9\n\
+         [[artifact]]\nname = \"web\"\nversion = \"2\"\nid = \"{NEW}\"\nmanifest_bytes = {}\nbytes = {}\n\
          [[artifact.from]]\nversion = \"1\"\nid = \"{OLD}\"\n\
          [install]\nkind = \"release\"\nrestart = {{ command = {{ command = [\"/bin/restart\"], timeout_s = 10 }} }}\n\
          drain = {{ command = [\"/bin/drain\"], timeout_s = 10 }}\n\
-         restore = {{ command = [\"/bin/restore\"], timeout_s = 10 }}\n"
+         restore = {{ command = [\"/bin/restore\"], timeout_s = 10 }}\n",
+        manifest_bytes(scenario),
+        scenario.artifact.bytes,
     );
+    let health = &scenario.health;
     write!(
         text,
-        "[limits]\nfleet = {}\ngroup = {}\n[limits.tier]\n1 = {}\n2 = {}\n3 = {}\n[limits.site]\ndefault = {}\n",
-        most(FLEET_MAX),
-        most(GROUP_MAX),
-        most(TIER_MAX[0]),
-        most(TIER_MAX[1]),
-        most(TIER_MAX[2]),
-        most(SITE_MAX),
+        "[health]\nsoak_s = {}\ninterval_s = {}\nsettle_s = {}\nfailures_allowed = {}\n\
+         [[health.probe]]\nname = \"up\"\nkind = \"tcp\"\naddress = \"127.0.0.1:8080\"\ntimeout_s = 1\n",
+        health.soak_s, health.interval_s, health.settle_s, health.failures_allowed,
     )
     .expect("a text takes a text");
-    write!(
-        text,
-        "[lease]\nstart_within_s = {}\ndown_s_max = {}\ncommit_within_s = 60\n\
-         [health]\nsoak_s = 12\ninterval_s = 4\nsettle_s = 6\n\
-         [[health.probe]]\nname = \"up\"\nkind = \"tcp\"\naddress = \"127.0.0.1:8080\"\ntimeout_s = 1\n\
-         [spread]\nwindow_s = 20\njitter_s = 5\n[retry]\nattempts_max = {ATTEMPTS_MAX}\nbase_s = 10\ncap_s = 40\n",
-        START_WITHIN_MS / 1000,
-        DOWN_MAX_MS / 1000,
-    )
-    .expect("a text takes a text");
+    let limits = if wide { widened(&scenario.limits) } else { scenario.limits.clone() };
+    let Scenario { lease, spread, retry, .. } = scenario;
+    let same = SameWords { limits: &limits, lease, spread, retry };
+    text.push_str(&toml::to_string(&same).expect("each has a form in TOML"));
     signed(Kind::Plan, &text)
+}
+
+/// A manifest's length: a fixed part, and two hashes and two lengths a chunk.
+pub(crate) fn manifest_bytes(scenario: &Scenario) -> u64 {
+    200 + 72 * scenario.artifact.chunks()
+}
+
+/// The mistake of a mutant: nothing is limited.
+fn widened(limits: &Limits) -> Limits {
+    let many = NonZeroU32::new(100).expect("not zero");
+    let mut wide = limits.clone();
+    (wide.fleet, wide.group) = (many, many);
+    wide.tier = TierLimits { one: many, two: many, three: many };
+    wide.site = PlaceLimits { default: Some(many), ..PlaceLimits::default() };
+    wide.cluster = PlaceLimits::default();
+    wide
 }
 
 fn root() -> SignedDocument {

@@ -20,14 +20,17 @@ mod chance;
 mod coordinator;
 mod disk;
 mod documents;
+mod event;
 mod network;
+mod node_half;
 mod queue;
 mod root_half;
 mod server;
 mod trace;
+mod truth;
 
 pub use faults::{Fault, FaultPlan, Strike};
 pub use invariants::Violation;
-pub use options::{Mutant, Options};
+pub use options::{Mutant, Options, QueueKind};
 pub use scenario::Scenario;
 pub use world::{Outcome, World};

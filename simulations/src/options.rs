@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::faults::{Fault, FaultPlan};
+pub use crate::queue::QueueKind;
 use crate::scenario::Scenario;
 
 /// A mistake put in at the edge of the world, to see that a checker notices it.
@@ -49,14 +50,20 @@ pub struct Options {
     pub faults: FaultPlan,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
+    /// How what happens next is kept. Nothing but speed follows from it.
+    pub queue: QueueKind,
 }
+
+/// Below so many servers a ring of buckets is larger than all that waits in it.
+const SMALL_FLEET: usize = 200;
 
 impl Options {
     /// A run of a scenario, with the faults that its seed draws.
     #[must_use]
     pub fn of(scenario: Arc<Scenario>, seed: u64) -> Self {
         let faults = FaultPlan::draw(seed, &scenario);
-        Self { seed, scenario, faults, mutant: None }
+        let queue = if scenario.servers() < SMALL_FLEET { QueueKind::Heap } else { QueueKind::Ring };
+        Self { seed, scenario, faults, mutant: None, queue }
     }
 
     /// A run of the swarm: the small world, each kind of fault with a probability of a quarter, and half of the

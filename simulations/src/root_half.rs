@@ -8,22 +8,24 @@ use lunar_agent_core::applier::effect::{Effect, Record, Step};
 use lunar_agent_core::applier::input::{Input, RunId};
 use lunar_agent_core::applier::protocol::{Permission, Reply, Request, Task};
 use lunar_agent_core::effect::ApplierCommand;
-use lunar_agent_core::input::{ApplierStatus, AskId, CallId, Input as NodeInput};
+use lunar_agent_core::input::{ApplierStatus, CallId, Input as NodeInput};
 use lunar_common::document::SignedDocument;
 use lunar_common::time::Moment;
 use lunar_common::wire::Signed;
 
+use crate::chance::Purpose;
+use crate::event::{Event, ToApplier};
 use crate::faults::CrashAt;
 use crate::options::Mutant;
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     pub(crate) fn applier_up(&mut self, server: usize) {
         if self.servers[server].applier.is_some() {
             return;
         }
-        self.note(&format!("{server} applier up"));
-        self.servers[server].start_applier(self.at_ms);
+        self.note_of(server, "applier up");
+        self.servers[server].start_applier(&self.documents, self.at_ms);
         let _ = self.carry_out_applier(server);
     }
 
@@ -31,28 +33,22 @@ impl World {
         if self.servers[server].applier.is_none() {
             return;
         }
-        self.note(&format!("{server} applier killed"));
+        self.note_of(server, "applier killed");
         self.servers[server].kill_applier(crash.step_done);
-        self.check();
+        self.check(server);
         let boot = self.servers[server].boot;
         self.put_in(crash.for_ms, Event::ApplierUp { server, boot });
     }
 
     /// The node's question reaches the link.
-    pub(crate) fn ask_applier(
-        &mut self,
-        server: usize,
-        life: u64,
-        ask: AskId,
-        task: Task,
-        command: ApplierCommand,
-    ) {
+    pub(crate) fn ask_applier(&mut self, server: usize, question: ToApplier) {
+        let ToApplier { life, ask, task, command } = question;
         if self.servers[server].life != life {
             return;
         }
         let status = self.put_question(server, task, command);
-        let way = self.chance.between(1, 30, server, "applier-answer");
-        let input = NodeInput::Applier { ask, status };
+        let way = self.chance.between(1, 30, server, Purpose::ApplierAnswer);
+        let input = Box::new(NodeInput::Applier { ask, status });
         self.put_in(way, Event::Node { server, life, input });
     }
 
@@ -110,9 +106,12 @@ impl World {
 
     pub(crate) fn applier_alarm(&mut self, server: usize) {
         let at = &mut self.servers[server];
+        if at.applier_alarm != Some(self.at_ms) {
+            return;
+        }
+        at.applier_alarm = None;
         let now = at.now(self.at_ms);
         let Some(machine) = &mut at.applier else { return };
-        at.applier_alarm = None;
         if machine.poll_timeout().is_some_and(|due| due <= now.moment) {
             machine.handle_timeout(now);
         }
@@ -126,11 +125,17 @@ impl World {
         }
         let Some((_, step)) = at.step.take_if(|(running, _)| *running == run) else { return };
         let mut failure = at.disk.end(&step);
+        let restarted = matches!(step, Step::Restart { .. });
         if self.options.mutant == Some(Mutant::HalfStaged) {
             at.disk.spoil(&step);
             failure = None;
         }
-        self.check();
+        if restarted {
+            let settles = self.takes(self.options.scenario.hold.settle_s, server, Purpose::Settle);
+            let at = &mut self.servers[server];
+            (at.restarted_ms, at.ready_ms) = (self.at_ms, self.at_ms + settles);
+        }
+        self.check(server);
         let at = &mut self.servers[server];
         let now = at.now(self.at_ms);
         let machine = at.applier.as_mut().expect("a step ends in the life that began it");
@@ -152,7 +157,7 @@ impl World {
                 Effect::Reply { reply, .. } => answer = Some(reply),
                 Effect::Run { run, step, .. } => self.run_step(server, run, step),
                 Effect::Log { text, .. } => {
-                    self.note(&format!("{server} applier: {text}"));
+                    self.note_of(server, &format!("applier: {text}"));
                     if text.contains("not committed within") {
                         self.sometimes.insert("the dead man's switch went off");
                     }
@@ -165,7 +170,7 @@ impl World {
         let at = &mut self.servers[server];
         let due = at.applier.as_ref().and_then(|machine| machine.poll_timeout());
         if let Some(when) = due.map(|moment| at.when(moment).max(self.at_ms))
-            && at.applier_alarm != Some(when)
+            && at.applier_alarm.is_none_or(|set| when < set)
         {
             at.applier_alarm = Some(when);
             self.put_at(when, Event::ApplierAlarm { server });
@@ -178,17 +183,19 @@ impl World {
         match record {
             Record::Journal(_) if self.options.mutant == Some(Mutant::NoApplierJournal) => {}
             Record::Journal(journal) => at.applier_journal = *journal,
-            Record::Trust(trust) => at.applier_trust = *trust,
+            Record::Trust(trust) => at.applier_trust = Some(trust),
         }
-        self.check();
+        self.check(server);
     }
 
     fn run_step(&mut self, server: usize, run: RunId, step: Step) {
+        let hold = &self.options.scenario.hold;
+        let (stage, restart) = (hold.stage_s, hold.restart_s);
         let lasts = match step {
-            Step::Stage(_) => self.chance.between(500, 8_000, server, "stage"),
-            Step::Restart { .. } => self.chance.between(500, 4_000, server, "restart"),
+            Step::Stage(_) => self.takes(stage, server, Purpose::Stage),
+            Step::Restart { .. } => self.takes(restart, server, Purpose::Restart),
             Step::Prune { .. } | Step::Verify(_) | Step::Switch { .. } => {
-                self.chance.between(10, 600, server, "step")
+                self.chance.between(10, 600, server, Purpose::Step)
             }
         };
         let at = &mut self.servers[server];

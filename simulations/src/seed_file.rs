@@ -116,11 +116,7 @@ impl SeedFile {
     /// The run.
     #[must_use]
     pub fn options(&self) -> Options {
-        Options {
-            seed: self.seed,
-            scenario: Arc::new(self.scenario.clone()),
-            faults: self.faults.clone(),
-            mutant: self.mutant,
-        }
+        let (faults, mutant) = (self.faults.clone(), self.mutant);
+        Options { faults, mutant, ..Options::of(Arc::new(self.scenario.clone()), self.seed) }
     }
 }

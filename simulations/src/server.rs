@@ -1,9 +1,7 @@
 //! One server: its two halves, what each made durable, and its disk.
 //!
 //! Owns [`Server`]. Main invariant: what a half has not persisted dies with it; what belongs to one life of a
-//! process is never handed to the next.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! process is never handed to the next. Refuses to keep what ten thousand servers share.
 
 use lunar_agent_core::applier::effect::Step;
 use lunar_agent_core::applier::input::RunId;
@@ -12,13 +10,14 @@ use lunar_agent_core::applier::machine::Machine;
 use lunar_agent_core::input::{AskId, CallId};
 use lunar_agent_core::journal::Journal;
 use lunar_agent_core::node::{Node, Setup};
-use lunar_common::ids::{Epoch, Fence, Sequence};
+use lunar_common::ids::{Epoch, Fence, Sequence, ServerId};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{TrustSnapshot, TrustState};
 
 use crate::disk::Disk;
-use crate::documents::{Machine as Enrolled, START};
+use crate::documents::{Documents, START};
 use crate::faults::{CrashAt, Interval};
+use crate::scenario::Seat;
 
 /// Who asked a node whether it is up.
 #[derive(Debug, Clone, Copy)]
@@ -32,16 +31,20 @@ pub(crate) struct Asker {
 /// A server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) enrolled: Enrolled,
-    pub(crate) node: Option<Node>,
+    /// Its number in the fleet.
+    pub(crate) number: usize,
+    pub(crate) name: ServerId,
+    pub(crate) seat: Seat,
+    pub(crate) node: Option<Box<Node>>,
     /// Counts the lives of both halves: an answer to an earlier one reaches nobody.
     pub(crate) life: u64,
     pub(crate) journal: Option<Journal>,
-    pub(crate) trust: TrustSnapshot,
-    pub(crate) applier: Option<Machine>,
+    /// What its network half made durable of the trust; `None`: it is as it was installed.
+    pub(crate) trust: Option<Box<TrustSnapshot>>,
+    pub(crate) applier: Option<Box<Machine>>,
     pub(crate) applier_life: u64,
     pub(crate) applier_journal: ApplierJournal,
-    pub(crate) applier_trust: TrustSnapshot,
+    pub(crate) applier_trust: Option<Box<TrustSnapshot>>,
     /// The step that runs.
     pub(crate) step: Option<(RunId, Step)>,
     pub(crate) disk: Disk,
@@ -50,14 +53,19 @@ pub(crate) struct Server {
     pub(crate) partitioned_until: u64,
     /// The new release does not work here.
     pub(crate) bad_release: bool,
+    /// It works here at first, and stops this long after the switch.
+    pub(crate) fails_late_ms: Option<u64>,
+    /// When its service was last started, and when its first probe can pass.
+    pub(crate) restarted_ms: u64,
+    pub(crate) ready_ms: u64,
     /// Its halves die at one of their next effects.
     pub(crate) node_crash: Option<CrashAt>,
     pub(crate) applier_crash: Option<CrashAt>,
     /// Some of its probes fail.
     pub(crate) flapping: Interval,
     /// Requests of this life that were not answered.
-    pub(crate) pending: BTreeSet<u64>,
-    pub(crate) askers: BTreeMap<CallId, Asker>,
+    pub(crate) pending: Vec<u64>,
+    pub(crate) askers: Vec<(CallId, Asker)>,
     /// When its timers are set to ring.
     pub(crate) node_alarm: Option<u64>,
     pub(crate) applier_alarm: Option<u64>,
@@ -72,30 +80,33 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(enrolled: Enrolled, anchor: &TrustState) -> Self {
-        let mut trust = anchor.clone();
-        trust.accept(&enrolled.enrolment, START).expect("the enrolment is genuine");
+    pub(crate) fn new(number: usize, name: ServerId, seat: Seat) -> Self {
         Self {
-            enrolled,
+            number,
+            name,
+            seat,
             node: None,
             life: 0,
             journal: None,
-            trust: trust.snapshot(),
+            trust: None,
             applier: None,
             applier_life: 0,
             applier_journal: ApplierJournal::default(),
-            applier_trust: trust.snapshot(),
+            applier_trust: None,
             step: None,
             disk: Disk::new(),
             boot: 1,
             booted_ms: 0,
             partitioned_until: 0,
             bad_release: false,
+            fails_late_ms: None,
+            restarted_ms: 0,
+            ready_ms: 0,
             node_crash: None,
             applier_crash: None,
             flapping: Interval::default(),
-            pending: BTreeSet::new(),
-            askers: BTreeMap::new(),
+            pending: Vec::new(),
+            askers: Vec::new(),
             node_alarm: None,
             applier_alarm: None,
             halted: Sequence(0),
@@ -117,21 +128,20 @@ impl Server {
     }
 
     /// The network half starts from what it made durable.
-    pub(crate) fn start_node(&mut self, at_ms: u64) {
-        let trust = TrustState::restore(self.trust.clone()).expect("what was persisted verifies again");
-        let me = trust.machine_named(&self.enrolled.server).expect("its own enrolment is there").clone();
+    pub(crate) fn start_node(&mut self, documents: &Documents, at_ms: u64) {
+        let trust = durable(self.trust.as_deref(), self.number, documents);
+        let me = trust.machine_named(&self.name).expect("its own enrolment is there").clone();
         let setup = Setup { me, machine_boot: self.boot };
-        self.node = Some(Node::new(setup, trust, self.journal.clone(), self.now(at_ms)));
+        self.node = Some(Box::new(Node::new(setup, trust, self.journal.clone(), self.now(at_ms))));
         self.node_alarm = None;
     }
 
     /// The root half starts from what it made durable.
-    pub(crate) fn start_applier(&mut self, at_ms: u64) {
-        let trust =
-            TrustState::restore(self.applier_trust.clone()).expect("what was persisted verifies again");
+    pub(crate) fn start_applier(&mut self, documents: &Documents, at_ms: u64) {
+        let trust = durable(self.applier_trust.as_deref(), self.number, documents);
         let journal = self.applier_journal.clone();
-        let server = self.enrolled.server.clone();
-        self.applier = Some(Machine::new(server, trust, journal, self.boot, self.now(at_ms)));
+        let name = self.name.clone();
+        self.applier = Some(Box::new(Machine::new(name, trust, journal, self.boot, self.now(at_ms))));
         self.applier_alarm = None;
     }
 
@@ -169,6 +179,19 @@ impl Server {
         self.phase_is_down() || self.is_switching()
     }
 
+    /// Whether it has come to an end, and nothing of it is left anywhere.
+    pub(crate) fn has_ended(&self) -> bool {
+        let Some(journal) = &self.journal else { return false };
+        self.node.is_some()
+            && self.applier.is_some()
+            && journal.active.is_none()
+            && !journal.finished.is_empty()
+            && journal.lease.held.is_none()
+            && journal.lease.releases.is_empty()
+            && journal.transitions.is_empty()
+            && self.applier_journal.work.as_ref().is_none_or(|work| !work.progress.begun())
+    }
+
     pub(crate) fn phase_is_down(&self) -> bool {
         let active = self.journal.as_ref().and_then(|journal| journal.active.as_ref());
         active.is_some_and(|active| active.state.phase().is_down())
@@ -181,6 +204,14 @@ impl Server {
             }
             Progress::Staging { .. } | Progress::Staged | Progress::Committing { .. } => false,
         })
+    }
+}
+
+/// What a gate holds after a start: what was persisted, verified again, or what it was installed with.
+fn durable(kept: Option<&TrustSnapshot>, server: usize, documents: &Documents) -> TrustState {
+    match kept {
+        Some(snapshot) => TrustState::restore(snapshot.clone()).expect("what was persisted verifies again"),
+        None => documents.first_trust(server),
     }
 }
 

@@ -4,29 +4,26 @@
 //! world's truth; the first violation ends the run. Refuses to decide anything that a core decides.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use lunar_agent_core::applier::input::RunId;
-use lunar_agent_core::applier::protocol::Task;
-use lunar_agent_core::effect::{ApplierCommand, DocumentVerdict, Effect, Record};
-use lunar_agent_core::group::ANSWERS_WITHIN;
-use lunar_agent_core::input::{AskId, CallId, FetchProgress, Input};
-use lunar_common::document::{Kind, SignedDocument};
-use lunar_common::health::Outcome as ProbeOutcome;
-use lunar_common::ids::{Epoch, Fence, Sequence, ServerId};
-use lunar_common::lease::{GroupAnswer, GroupQuestion};
+use lunar_common::document::SignedDocument;
+use lunar_common::ids::{Epoch, Fence, ServerId};
 use lunar_common::phase::Phase;
-use lunar_common::wire::Signed;
 
-use crate::chance::Chance;
+use crate::chance::{Chance, Purpose, keyed};
 use crate::coordinator::Host;
-use crate::documents::{Documents, NEW, START};
-use crate::faults::{CrashAt, Edges, Strike};
+use crate::documents::Documents;
+use crate::event::Event;
+use crate::faults::Edges;
 use crate::invariants::{self, Violation};
-use crate::network::{About, Caller, Request};
+use crate::measure::{Figures, Measure, Series};
+use crate::observe::{Nobody, Observer, Snapshot};
 use crate::options::{Mutant, Options};
 use crate::queue::Queue;
-use crate::server::{Asker, Server};
+use crate::scenario::{Scenario, Seat, Span};
+use crate::server::Server;
 use crate::trace::Trace;
+use crate::truth::Truth;
 
 /// How often everyone compares documents with the others, in milliseconds.
 const SYNC_MS: u64 = 15_000;
@@ -34,85 +31,8 @@ const SYNC_MS: u64 = 15_000;
 /// How often the coordinator's store is copied, in milliseconds.
 const BACKUP_MS: u64 = 25_000;
 
-/// Something that happens.
-#[derive(Debug, Clone)]
-pub(crate) enum Event {
-    NodeUp {
-        server: usize,
-        boot: u64,
-    },
-    ApplierUp {
-        server: usize,
-        boot: u64,
-    },
-    CoordinatorUp,
-    NodeAlarm {
-        server: usize,
-    },
-    ApplierAlarm {
-        server: usize,
-    },
-    CoordinatorAlarm,
-    /// A request of an agent arrives at the coordinator.
-    Arrives {
-        request: Request,
-        caller: Caller,
-    },
-    /// An answer arrives, or nobody answered.
-    Reply {
-        server: usize,
-        life: u64,
-        call: u64,
-        input: Input,
-    },
-    /// Something inside one life of an agent is over.
-    Node {
-        server: usize,
-        life: u64,
-        input: Input,
-    },
-    /// A pushed grant arrives.
-    Grant {
-        server: usize,
-        grant: Signed,
-    },
-    /// The coordinator is heard.
-    Reachable {
-        server: usize,
-    },
-    /// A document arrives at a server.
-    Document {
-        server: usize,
-        document: SignedDocument,
-    },
-    /// A document arrives at the coordinator.
-    CoordinatorDocument {
-        document: SignedDocument,
-    },
-    /// A question arrives at a member of a group.
-    GroupAsked {
-        server: usize,
-        asker: Asker,
-        question: GroupQuestion,
-    },
-    AskApplier {
-        server: usize,
-        life: u64,
-        ask: AskId,
-        task: Task,
-        command: ApplierCommand,
-    },
-    StepEnded {
-        server: usize,
-        life: u64,
-        run: RunId,
-    },
-    /// Everyone compares documents.
-    Sync,
-    BackUp,
-    Strike(Strike),
-    FaultsEnd,
-}
+/// Between two snapshots for those who look on, in events.
+const SNAPSHOT_EVERY: u64 = 65_536;
 
 /// How a run ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +41,8 @@ pub struct Outcome {
     pub trace: u64,
     /// Lines in the trace.
     pub lines: u64,
+    /// Events that happened.
+    pub events: u64,
     /// When everything had settled, in milliseconds.
     pub settled_ms: u64,
     /// Servers on the new version.
@@ -129,6 +51,10 @@ pub struct Outcome {
     pub back: usize,
     /// Rare things that happened in it: over many runs each must happen somewhere.
     pub sometimes: BTreeSet<&'static str>,
+    /// What it comes to in numbers.
+    pub figures: Figures,
+    /// The same over time.
+    pub series: Series,
 }
 
 /// Everything.
@@ -137,53 +63,87 @@ pub struct World {
     pub(crate) options: Options,
     pub(crate) documents: Documents,
     pub(crate) chance: Chance,
-    queue: Queue<Event>,
+    queue: Box<dyn Queue<Event>>,
+    /// Now, in microseconds: chunks are faster than milliseconds.
+    pub(crate) at_us: u64,
+    /// Now, in milliseconds.
     pub(crate) at_ms: u64,
     pub(crate) host: Host,
     pub(crate) servers: Vec<Server>,
+    /// Members of each group.
+    pub(crate) groups: Vec<Vec<usize>>,
     pub(crate) calls: u64,
     /// Documents that people gave out: whoever lacks one is told again.
-    pub(crate) published: Vec<SignedDocument>,
+    pub(crate) published: Vec<Arc<SignedDocument>>,
+    /// Servers that may lack one of them.
+    pub(crate) lagging: BTreeSet<usize>,
     pub(crate) stops: u64,
     pub(crate) faulty: bool,
     /// Faults that wait for a message or an effect to come by.
     pub(crate) edges: Edges,
     /// Below these numbers the coordinator must never fall: those of its log when it was last restored.
     pub(crate) restored_floor: (Epoch, Fence),
+    /// Servers whose lease a restored coordinator has forgotten.
+    pub(crate) forgotten: BTreeSet<usize>,
+    pub(crate) truth: Truth,
+    pub(crate) measure: Measure,
+    /// How often a server was checked.
+    pub(crate) checks: u64,
     pub(crate) trace: Trace,
     pub(crate) violation: Option<Violation>,
     /// Rare things that have happened.
     pub(crate) sometimes: BTreeSet<&'static str>,
+    pub(crate) told: Told,
+}
+
+/// Lines that somebody who looks on wants.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    all: bool,
+    servers: BTreeSet<usize>,
+    lines: Vec<(Option<usize>, String)>,
 }
 
 impl World {
     /// A world in which nothing has happened yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let documents =
-            Documents::new(options.scenario.servers(), options.mutant.is_some_and(Mutant::widens_limits));
-        let mut trust = documents.anchor.clone();
-        for machine in documents.servers.iter().chain([&documents.coordinator]) {
-            trust.accept(&machine.enrolment, START).expect("the enrolment is genuine");
-        }
-        let servers = documents.servers.iter().map(|machine| Server::new(machine.clone(), &documents.anchor));
+        let scenario = options.scenario.clone();
+        let seats = scenario.seats();
+        let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
+        let names = documents.servers.iter().map(|machine| machine.server.clone());
+        let mut servers: Vec<Server> = seats
+            .iter()
+            .zip(names)
+            .enumerate()
+            .map(|(at, (seat, name))| Server::new(at, name, *seat))
+            .collect();
+        servers.iter_mut().for_each(|server| release_on(server, options.seed, &scenario));
         let mut world = Self {
-            servers: servers.collect(),
-            host: Host::new(trust),
-            chance: Chance::new(options.seed),
+            host: Host::new(documents.all.clone(), scenario.report_interval_s),
+            chance: Chance::new(options.seed, servers.len() + 1),
+            queue: options.queue.make(),
+            groups: members_of_groups(&seats),
+            truth: Truth::new(&options, &seats),
+            measure: Measure::new(&scenario, &seats),
+            servers,
             options,
             documents,
-            queue: Queue::default(),
+            at_us: 0,
             at_ms: 0,
             calls: 0,
             published: Vec::new(),
+            lagging: BTreeSet::new(),
             stops: 0,
             faulty: true,
             edges: Edges::default(),
             restored_floor: (Epoch(0), Fence(0)),
+            forgotten: BTreeSet::new(),
+            checks: 0,
             trace: Trace::default(),
             violation: None,
             sometimes: BTreeSet::new(),
+            told: Told::default(),
         };
         world.begin();
         world
@@ -192,56 +152,103 @@ impl World {
     fn begin(&mut self) {
         self.put_at(0, Event::CoordinatorUp);
         for server in 0..self.servers.len() {
-            self.put_at(10, Event::ApplierUp { server, boot: 1 });
-            self.put_at(20, Event::NodeUp { server, boot: 1 });
+            // A large fleet does not start within one millisecond.
+            let turn = server as u64 / 50;
+            self.put_at(10 + turn, Event::ApplierUp { server, boot: 1 });
+            self.put_at(20 + turn, Event::NodeUp { server, boot: 1 });
         }
-        self.published.push(self.documents.plan.clone());
+        let plan = Arc::new(self.documents.plan.clone());
+        if self.documents.plan_is_known() {
+            self.put_at(1, Event::CoordinatorDocument { document: plan.clone() });
+        }
+        self.published.push(plan);
         self.put_at(2_000, Event::Sync);
-        self.put_at(BACKUP_MS, Event::BackUp);
+        let faulty_ms = self.options.scenario.faulty_ms();
+        if faulty_ms > 0 {
+            self.put_at(BACKUP_MS, Event::BackUp);
+        }
         self.plan_faults();
-        self.put_at(self.options.scenario.faulty_ms(), Event::FaultsEnd);
+        self.put_at(faulty_ms, Event::FaultsEnd);
     }
 
     /// Runs until everything has settled, or something is violated.
     ///
     /// # Errors
     /// The [`Violation`].
-    pub fn run(mut self) -> Result<Outcome, Box<Violation>> {
+    pub fn run(self) -> Result<Outcome, Box<Violation>> {
+        self.run_with(&mut Nobody)
+    }
+
+    /// The same with somebody who looks on.
+    ///
+    /// # Errors
+    /// The [`Violation`].
+    pub fn run_with(mut self, observer: &mut dyn Observer) -> Result<Outcome, Box<Violation>> {
+        self.told.all = observer.wants(None);
+        self.told.servers = (0..self.servers.len()).filter(|server| observer.wants(Some(*server))).collect();
         let bound_ms = self.options.scenario.faulty_ms() + invariants::l1_settles::bound_ms(&self.options);
+        let mut events = 0;
         while self.violation.is_none() {
             if !self.faulty && invariants::l1_settles::is_settled(&self) {
-                return self.settled();
+                return self.settled(events, observer);
             }
-            let Some((at_ms, event)) = self.queue.pop() else { break };
-            self.at_ms = at_ms;
-            if at_ms > bound_ms {
+            let Some((at_us, event)) = self.queue.pop() else { break };
+            (self.at_us, self.at_ms) = (at_us, at_us / 1_000);
+            if self.at_ms > bound_ms {
                 self.violation = Some(invariants::l1_settles::not_settled(&self));
                 break;
             }
+            events += 1;
+            self.trace.event(at_us, event.mark());
             self.happen(event);
-            self.check();
-            self.check_not_stuck();
+            self.check_event(events);
+            for (server, text) in self.told.lines.drain(..) {
+                observer.line(server, self.at_ms, &text);
+            }
+            if events.is_multiple_of(SNAPSHOT_EVERY) {
+                observer.progress(&self.snapshot(events));
+            }
         }
         Err(self.violated())
     }
 
-    fn settled(mut self) -> Result<Outcome, Box<Violation>> {
-        if let Some(violation) = invariants::l1_settles::wrong_end(&self) {
-            self.violation = Some(violation);
+    fn snapshot(&self, events: u64) -> Snapshot {
+        Snapshot {
+            at_ms: self.at_ms,
+            events,
+            servers: self.servers.len(),
+            ended: self.measure.ended(),
+            down: self.measure.down(),
+        }
+    }
+
+    fn settled(mut self, events: u64, observer: &mut dyn Observer) -> Result<Outcome, Box<Violation>> {
+        self.recount();
+        if self.violation.is_none() {
+            self.violation = invariants::l1_settles::wrong_end(&self);
+        }
+        if self.violation.is_some() {
             return Err(self.violated());
         }
+        observer.progress(&self.snapshot(events));
         let ended = |phase: Phase| {
             let journals = self.servers.iter().filter_map(|server| server.journal.as_ref());
             journals.filter(|journal| journal.finished.values().all(|end| end.phase == phase)).count()
         };
         let completed = ended(Phase::Complete);
+        let back = self.servers.len() - completed;
+        self.tell_checks();
+        let (figures, series) = self.measure.finish(&self.options.scenario, self.at_ms, events);
         Ok(Outcome {
             trace: self.trace.hash,
             lines: self.trace.count,
+            events,
             settled_ms: self.at_ms,
             completed,
-            back: self.servers.len() - completed,
+            back,
             sometimes: self.sometimes,
+            figures,
+            series,
         })
     }
 
@@ -263,307 +270,154 @@ impl World {
             Event::NodeAlarm { server } => self.node_alarm(server),
             Event::ApplierAlarm { server } => self.applier_alarm(server),
             Event::CoordinatorAlarm => self.coordinator_alarm(),
-            Event::Arrives { request, caller } => {
-                if !self.is_cut_off(caller.server) {
+            Event::Arrives(arrival) => {
+                let (request, caller) = *arrival;
+                if self.is_cut_off(caller.server) {
+                    self.give_up(caller);
+                } else {
                     self.arrives(request, caller);
                 }
             }
-            Event::Reply { server, life, call, input } => self.replied(server, life, call, input),
+            Event::Reply { server, life, call, input } => {
+                self.replied(server as usize, u64::from(life), call, *input);
+            }
             Event::Node { server, life, input } => {
                 if self.servers[server].life == life && self.servers[server].node.is_some() {
-                    self.feed_node(server, input);
+                    self.feed_node(server, *input);
                 }
             }
-            Event::Grant { server, grant } => {
-                self.feed_node_twice(server, Input::Grant { call: CallId(0), grant });
+            Event::Grant { server, grant } => self.grant_arrives(server, *grant),
+            Event::Reachable { server } => {
+                self.feed_node(server, lunar_agent_core::input::Input::CoordinatorReachable);
             }
-            Event::Reachable { server } => self.feed_node(server, Input::CoordinatorReachable),
-            Event::Document { server, document } => self.document_arrives(server, document),
+            Event::Document { server, document } => self.document_arrives(server, &document),
             Event::CoordinatorDocument { document } => self.coordinator_takes(&document),
-            Event::GroupAsked { server, asker, question } => self.group_asked(server, asker, question),
-            Event::AskApplier { server, life, ask, task, command } => {
-                self.ask_applier(server, life, ask, task, command);
-            }
+            Event::GroupAsked { server, question } => self.group_asked(server, question.0, question.1),
+            Event::AskApplier { server, question } => self.ask_applier(server, *question),
             Event::StepEnded { server, life, run } => self.step_ended(server, life, run),
             Event::Sync => self.sync(),
             Event::BackUp => {
                 self.back_up();
-                self.put_in(BACKUP_MS, Event::BackUp);
+                if self.faulty {
+                    self.put_in(BACKUP_MS, Event::BackUp);
+                }
             }
-            Event::Strike(strike) => self.strike(strike),
+            Event::Strike(strike) => self.strike(*strike),
             Event::FaultsEnd => self.end_faults(),
         }
     }
 
-    fn node_up(&mut self, server: usize) {
-        if self.servers[server].node.is_none() {
-            self.note(&format!("{server} node up"));
-            self.servers[server].start_node(self.at_ms);
-            self.carry_out_node(server);
-        }
-    }
-
-    pub(crate) fn kill_node(&mut self, server: usize, up_in_ms: u64) {
-        if self.servers[server].node.is_none() {
-            return;
-        }
-        self.note(&format!("{server} node killed"));
-        self.servers[server].kill_node();
-        let boot = self.servers[server].boot;
-        self.put_in(up_in_ms, Event::NodeUp { server, boot });
-    }
-
-    fn node_alarm(&mut self, server: usize) {
-        let at = &mut self.servers[server];
-        let now = at.now(self.at_ms);
-        let Some(node) = &mut at.node else { return };
-        at.node_alarm = None;
-        if node.poll_timeout().is_some_and(|due| due <= now.moment) {
-            node.handle_timeout(now);
-        }
-        self.carry_out_node(server);
-    }
-
     fn coordinator_alarm(&mut self) {
         let now = self.coordinator_now();
-        let Some(core) = &mut self.host.core else { return };
+        if self.host.alarm != Some(self.at_ms) {
+            return;
+        }
         self.host.alarm = None;
+        let Some(core) = &mut self.host.core else { return };
         if core.poll_timeout().is_some_and(|due| due <= now.moment) {
             core.handle_timeout(now);
         }
         self.carry_out_coordinator();
     }
 
-    /// What anyone may send again: now and then it comes twice, and must change nothing the second time (S15).
-    fn feed_node_twice(&mut self, server: usize, input: Input) {
-        self.feed_node(server, input.clone());
-        if self.servers[server].node.is_some() && self.chance.happens(500, server, "duplicate-check") {
-            let what = format!("{input:?}");
-            let before = self.servers[server].journal.clone();
-            self.feed_node(server, input);
-            if self.servers[server].node.is_some() {
-                let after = self.servers[server].journal.clone();
-                self.check_unchanged("an agent's journal", before, after, &what);
-            }
-        }
-    }
-
-    pub(crate) fn feed_node(&mut self, server: usize, input: Input) {
-        let at = &mut self.servers[server];
-        let now = at.now(self.at_ms);
-        if let Some(node) = &mut at.node {
-            node.handle(input, now);
-            self.carry_out_node(server);
-        }
-    }
-
-    fn carry_out_node(&mut self, server: usize) {
-        while let Some(effect) = self.servers[server].node.as_mut().and_then(|node| node.poll_effect()) {
-            if let Some(crash) = CrashAt::passes(&mut self.servers[server].node_crash) {
-                return self.kill_node(server, crash.for_ms);
-            }
-            self.carry_out_node_effect(server, effect);
-        }
-        let at = &mut self.servers[server];
-        let due = at.node.as_ref().and_then(|node| node.poll_timeout());
-        if let Some(when) = due.map(|moment| at.when(moment).max(self.at_ms))
-            && at.node_alarm != Some(when)
-        {
-            at.node_alarm = Some(when);
-            self.put_at(when, Event::NodeAlarm { server });
-        }
-    }
-
-    fn carry_out_node_effect(&mut self, server: usize, effect: Effect) {
-        let life = self.servers[server].life;
-        match effect {
-            Effect::Persist(record) => self.keep_node_record(server, record),
-            Effect::Log(transition) => {
-                let (from, to) = (transition.from, transition.to);
-                self.note(&format!("{server} {from} -> {to}: {}", transition.cause));
-            }
-            Effect::AnswerDocument { call, verdict } => match verdict {
-                DocumentVerdict::Accepted | DocumentVerdict::Known => self.acknowledged(server, call),
-                DocumentVerdict::Refused { .. } => {}
-            },
-            Effect::AnswerGroup { call, answer } => {
-                let Some(asker) = self.servers[server].askers.remove(&call) else { return };
-                let lies = self.options.mutant == Some(Mutant::LyingNeighbours);
-                let key = &self.servers[server].enrolled.key;
-                let answer = answer.map(|answer| GroupAnswer { up: answer.up || lies, ..answer });
-                let answer = answer.map(|answer| Signed::sign(&answer, key).expect("an answer is small"));
-                let member = self.servers[server].enrolled.server.clone();
-                let input = Input::GroupAnswered { ask: asker.ask, member, answer };
-                let Asker { server: to, life, call, .. } = asker;
-                if !self.is_cut_off(to) {
-                    self.send(server, to + 1, Event::Reply { server: to, life, call, input });
-                }
-            }
-            Effect::Claim(claim) => {
-                let nonce = claim.nonce;
-                let none = Input::ClaimAnswered { nonce, answer: None };
-                self.ask_coordinator(server, Request::Claim(claim), About::Claim { nonce }, none);
-            }
-            Effect::Release(release) => {
-                let lease = release.lease;
-                let none = Input::ReleaseAnswered { lease, kept: false };
-                self.ask_coordinator(server, Request::Release(release), About::Release { lease }, none);
-            }
-            Effect::Report(report) => {
-                let number = report.number;
-                let none = Input::ReportAnswered { number, answer: None };
-                self.ask_coordinator(server, Request::Report(report), About::Report { number }, none);
-            }
-            Effect::AskGroupMembers { ask } => {
-                let none = Input::GroupMembers { ask, members: None };
-                self.ask_coordinator(server, Request::GroupMembers { ask }, About::Members, none);
-            }
-            Effect::AskMember { ask, member, question } => {
-                let none = Input::GroupAnswered { ask, member: member.server.clone(), answer: None };
-                let (call, life) = self.call(server, none);
-                let asker = Asker { server, life, call, ask };
-                let to = self.numbered(&member.server);
-                if !self.is_cut_off(to) {
-                    self.send(server, to + 1, Event::GroupAsked { server: to, asker, question });
-                }
-            }
-            Effect::Applier { ask, plan, attempt, command } => {
-                let task = Task { campaign: plan.campaign.clone(), plan: plan.hash(), attempt };
-                self.put_in(1, Event::AskApplier { server, life, ask, task, command });
-            }
-            Effect::Want { plan } => {
-                let complete = plan.artifacts.iter().map(|artifact| artifact.id).collect();
-                let progress = FetchProgress { complete, ..FetchProgress::default() };
-                let takes = self.chance.between(500, 20_000, server, "fetch");
-                self.put_in(takes, Event::Node { server, life, input: Input::Fetched(progress) });
-            }
-            Effect::Probe { ask, plan, when } => {
-                let outcome = self.probe(server);
-                let probes = plan.health.probes.iter().filter(|probe| probe.when.contains(&when));
-                let outcomes = probes.map(|probe| (probe.name.clone(), outcome.clone())).collect();
-                let takes = self.chance.between(5, 300, server, "probe");
-                self.put_in(takes, Event::Node { server, life, input: Input::Probed { ask, outcomes } });
-            }
-            Effect::RunHook { ask, .. } => {
-                let takes = self.chance.between(50, 2_000, server, "hook");
-                let input = Input::HookEnded { ask, failure: None };
-                self.put_in(takes, Event::Node { server, life, input });
-            }
-            // Documents go round by comparison alone here, which is the slower of the two ways.
-            Effect::TrustChanged | Effect::Spread { .. } | Effect::AnswerGrant { .. } => {}
-        }
-    }
-
-    fn probe(&mut self, server: usize) -> ProbeOutcome {
-        let rate = self.servers[server].flapping.rate(self.at_ms);
-        let flaps = self.chance.happens(rate, server, "flap");
-        let at = &self.servers[server];
-        let found = match at.disk.service {
-            None => "not running",
-            Some(NEW) if at.bad_release => "the new release does not answer",
-            Some(_) if flaps => "refused",
-            Some(_) => return ProbeOutcome::Healthy,
-        };
-        ProbeOutcome::Unhealthy { found: found.to_owned() }
-    }
-
-    fn keep_node_record(&mut self, server: usize, record: Record) {
-        match record {
-            Record::Journal(journal) => {
-                let was_down = self.servers[server].is_down();
-                if self.options.mutant != Some(Mutant::NoAgentJournal) {
-                    self.servers[server].journal = Some(*journal);
-                }
-                if !was_down && self.servers[server].is_down() {
-                    self.note(&format!("{server} starts"));
-                    self.check_start(server);
-                }
-            }
-            Record::Trust(trust) => self.servers[server].trust = *trust,
-        }
-        self.check();
-    }
-
-    fn document_arrives(&mut self, server: usize, document: SignedDocument) {
-        if self.servers[server].node.is_none() {
-            return;
-        }
-        let call = document_call(&document);
-        if document.kind == Kind::Resume {
-            // It may be kept before it is acknowledged, so it counts from here.
-            let at = &mut self.servers[server];
-            at.resumed = at.resumed.max(Sequence(call.0));
-        }
-        if document.kind == Kind::Halt && self.options.mutant == Some(Mutant::HaltsKeptBack) {
-            return self.acknowledged(server, call);
-        }
-        self.feed_node_twice(server, Input::Document { call, document });
-    }
-
-    /// A node has said that it holds a document: from here on a halt binds it.
-    fn acknowledged(&mut self, server: usize, call: CallId) {
-        let at = &mut self.servers[server];
-        // Acknowledging a resume says nothing new: it counts already, and is the higher number.
-        at.halted = at.halted.max(Sequence(call.0));
-    }
-
-    fn group_asked(&mut self, server: usize, asker: Asker, question: GroupQuestion) {
-        if self.servers[server].node.is_none() {
-            return;
-        }
-        // Each connection begins with both sides' enrolments.
-        let document = &self.servers[asker.server].enrolled.enrolment;
-        let trust = self.servers[server].node.as_ref().expect("it is up").trust();
-        let enrolment = trust.verify_enrolment(document).expect("nobody is revoked here");
-        self.calls += 1;
-        let call = CallId(self.calls);
-        self.servers[server].askers.insert(call, asker);
-        self.feed_node(server, Input::GroupAsked { call, asker: enrolment, question });
-    }
-
-    /// Everyone compares documents with the people's: a lost one comes again.
+    /// Everyone compares documents with the people's: a lost one comes again. Looks only at those who may lack
+    /// one: they started, or something was given out, since they were last found to hold all.
     fn sync(&mut self) {
-        for document in self.published.clone() {
-            let hash = document.hash();
-            for server in 0..self.servers.len() {
-                let Some(node) = &self.servers[server].node else { continue };
-                if !node.trust().documents().iter().any(|known| known.hash() == hash) {
-                    self.send(server, 99, Event::Document { server, document: document.clone() });
-                }
+        for server in self.lagging.clone() {
+            let Some(node) = &self.servers[server].node else { continue };
+            let held: Vec<_> = node.trust().documents().iter().map(|known| known.hash()).collect();
+            let lacking: Vec<_> =
+                self.published.iter().filter(|document| !held.contains(&document.hash())).cloned().collect();
+            if lacking.is_empty() {
+                self.lagging.remove(&server);
             }
-            self.put_in(1, Event::CoordinatorDocument { document });
+            for document in lacking {
+                self.send(server, Event::Document { server, document });
+            }
+        }
+        if self.host.lagging {
+            self.host.lagging = self.host.core.is_none();
+            for document in self.published.clone() {
+                self.put_in(1, Event::CoordinatorDocument { document });
+            }
         }
         self.put_in(SYNC_MS, Event::Sync);
     }
 
-    pub(crate) fn numbered(&self, server: &ServerId) -> usize {
-        let mut all = self.servers.iter();
-        all.position(|other| other.enrolled.server == *server).expect("only members are spoken of")
+    /// People give a document out.
+    pub(crate) fn publish(&mut self, document: SignedDocument) {
+        let document = Arc::new(document);
+        self.published.push(document.clone());
+        self.lagging.extend(0..self.servers.len());
+        self.host.lagging = true;
+        for server in 0..self.servers.len() {
+            self.send(server, Event::Document { server, document: document.clone() });
+        }
+        self.put_in(1, Event::CoordinatorDocument { document });
+    }
+
+    /// The names of those that are down.
+    pub(crate) fn down(&self) -> impl Iterator<Item = &str> {
+        self.servers.iter().filter(|server| server.is_down()).map(|server| server.name.as_str())
+    }
+
+    pub(crate) fn name(&self, server: usize) -> &ServerId {
+        &self.servers[server].name
+    }
+
+    /// How long something takes, in milliseconds.
+    pub(crate) fn takes(&mut self, span: Span, server: usize, purpose: Purpose) -> u64 {
+        self.chance.between(span.low_ms, span.high_ms, server, purpose)
     }
 
     pub(crate) fn put_at(&mut self, at_ms: u64, event: Event) {
-        self.queue.put(at_ms, event);
+        self.queue.put((at_ms * 1_000).max(self.at_us), event);
     }
 
     pub(crate) fn put_in(&mut self, in_ms: u64, event: Event) {
-        self.queue.put(self.at_ms + in_ms, event);
+        self.queue.put(self.at_us + in_ms * 1_000, event);
     }
 
+    /// A line about no server.
     pub(crate) fn note(&mut self, text: &str) {
         self.trace.line(self.at_ms, text);
+        if self.told.all {
+            self.told.lines.push((None, text.to_owned()));
+        }
+    }
+
+    /// A line about a server.
+    pub(crate) fn note_of(&mut self, server: usize, text: &str) {
+        self.trace.line(self.at_ms, &format!("{server} {text}"));
+        if self.told.all || self.told.servers.contains(&server) {
+            self.told.lines.push((Some(server), text.to_owned()));
+        }
     }
 }
 
-/// The call under which a halt or resume is handed in is its sequence: its acknowledgement then needs no table.
-/// Everything else is call 0, which no halt has.
-fn document_call(document: &SignedDocument) -> CallId {
-    let text = String::from_utf8_lossy(&document.body);
-    let sequence = text.lines().find_map(|line| line.strip_prefix("sequence = "));
-    CallId(match document.kind {
-        Kind::Halt | Kind::Resume => sequence.and_then(|number| number.parse().ok()).unwrap_or_default(),
-        _ => 0,
-    })
+fn members_of_groups(seats: &[Seat]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (server, seat) in seats.iter().enumerate() {
+        if let Some(group) = seat.group {
+            if groups.len() <= group {
+                groups.resize_with(group + 1, Vec::new);
+            }
+            groups[group].push(server);
+        }
+    }
+    groups
 }
 
-/// The end of patience with a request must not come before a group's own deadline has its say.
-const _: () = assert!(ANSWERS_WITHIN.as_secs() >= 10);
+/// How the new release does on a server, beyond the servers on which the plan of faults says it never works.
+fn release_on(server: &mut Server, seed: u64, scenario: &Scenario) {
+    let release = &scenario.release;
+    let model = scenario.fleet.hardware.get(server.seat.hardware).map(|hardware| &hardware.model);
+    server.bad_release = release.fails_on_hardware.is_some() && release.fails_on_hardware.as_ref() == model;
+    let drawn = keyed(seed, server.number as u64, FAILS_LATE, 0) % 1_000_000;
+    let late = drawn < release.fails_late.in_million();
+    server.fails_late_ms =
+        release.fails_late_after_s.filter(|_| late).map(|after_s| u64::from(after_s) * 1_000);
+}
+
+/// The purpose of a draw that is made once a server, beyond those that are counted.
+const FAILS_LATE: u64 = 1_001;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lunar_simulations::probes::SOMETIMES;
-use lunar_simulations::{Fault, Options, World};
+use lunar_simulations::{Fault, Options, QueueKind, World};
 
 /// Seeds of the quick run.
 const SEEDS: u64 = 200;
@@ -54,6 +54,16 @@ fn the_same_seed_twice_goes_the_same_way() {
     let options = Options::swarm(7).with(&Fault::ALL);
     assert_eq!(run(&options), run(&options));
     assert_ne!(run(&options).trace, run(&Options::swarm(8).with(&Fault::ALL)).trace);
+}
+
+#[test]
+fn both_queues_go_the_same_way() {
+    for seed in [7, 11] {
+        let options = Options::swarm(seed).with(&Fault::ALL);
+        let [heap, ring] =
+            [QueueKind::Heap, QueueKind::Ring].map(|queue| run(&Options { queue, ..options.clone() }));
+        assert_eq!(heap, ring);
+    }
 }
 
 /// `SEED` is the first seed and `COUNT` how many; with `ALL` set, every fault is on in each.

@@ -212,6 +212,25 @@ impl TrustState {
         self.enrolments.values().filter(|enrolment| !self.revoked.contains(&enrolment.key))
     }
 
+    /// Takes over a member that another gate under the same root has verified: what one gate found, an equal one
+    /// need not find again. `false`: the roots differ, the member is not known there, or is out here.
+    pub fn share_machine(&mut self, verified_by: &Self, server: &ServerId) -> bool {
+        let Some(machine) = verified_by.machine_named(server) else { return false };
+        let counted = Counted::Enrolment(server.clone());
+        let floor = self.floors.get(&counted).copied().unwrap_or(0);
+        let same_root = self.root.hash() == verified_by.root.hash();
+        if !same_root || machine.sequence.0 <= floor || self.check_machine(machine).is_err() {
+            return false;
+        }
+        if let Some(before) = self.enrolments.insert(server.clone(), Arc::clone(machine)) {
+            self.servers.remove(&before.key);
+        }
+        self.servers.insert(machine.key, server.clone());
+        self.floors.insert(counted, machine.sequence.0);
+        self.time_floor = self.time_floor.max(machine.issued);
+        true
+    }
+
     /// Whether a key is on the revocation list in force.
     #[must_use]
     pub fn is_revoked(&self, key: &PeerKey) -> bool {

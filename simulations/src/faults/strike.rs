@@ -7,15 +7,17 @@ use lunar_common::document::Kind;
 
 use super::edges::{CrashAt, Edges, Interval};
 use super::plan::Strike;
+use crate::chance::Purpose;
 use crate::documents::stop;
-use crate::world::{Event, World};
+use crate::event::Event;
+use crate::world::World;
 
 impl World {
     /// Puts the plan of this run into the queue.
     pub(crate) fn plan_faults(&mut self) {
         for number in 0..self.options.faults.strikes.len() {
             let planned = self.options.faults.strikes[number];
-            self.put_at(planned.at_ms, Event::Strike(planned.what));
+            self.put_at(planned.at_ms, Event::Strike(Box::new(planned.what)));
         }
     }
 
@@ -59,11 +61,12 @@ impl World {
 
     fn reboot(&mut self, server: usize, step_done: bool, for_ms: u64) {
         self.servers[server].reboot(self.at_ms, step_done);
+        self.check(server);
         let boot = self.servers[server].boot;
         // Either half may be there first.
         let (node, applier) = (
-            self.chance.below(2_000, server, "node-first"),
-            self.chance.below(2_000, server, "applier-first"),
+            self.chance.below(2_000, server, Purpose::NodeFirst),
+            self.chance.below(2_000, server, Purpose::ApplierFirst),
         );
         self.put_in(for_ms + node, Event::NodeUp { server, boot });
         self.put_in(for_ms + applier, Event::ApplierUp { server, boot });
@@ -73,11 +76,7 @@ impl World {
         self.stops += 1;
         let document = stop(kind, self.stops);
         self.published.retain(|other| !matches!(other.kind, Kind::Halt | Kind::Resume));
-        self.published.push(document.clone());
-        for server in 0..self.servers.len() {
-            self.send(server, 99, Event::Document { server, document: document.clone() });
-        }
-        self.put_in(1, Event::CoordinatorDocument { document });
+        self.publish(document);
     }
 
     /// From here on nothing goes wrong any more: everyone is up or comes up, hears everyone, and nothing is

@@ -6,34 +6,32 @@
 use lunar_common::phase::Phase;
 
 use super::Violation;
-use crate::documents::{ATTEMPTS_MAX, DOWN_MAX_MS, NEW, OLD, START_WITHIN_MS};
+use crate::documents::{NEW, OLD};
 use crate::options::Options;
-use crate::server::Server;
 use crate::world::World;
 
 /// Longest wait between two attempts, and for what the coordinator must first hear again, in milliseconds.
 const SLACK_MS: u64 = 180_000;
 
-/// The bound: as if all attempts of all servers came one after the other, each as long as the plan allows.
+/// A campaign may end this much after its time, and nothing later than that is waited for, in milliseconds.
+const LATE_MS: u64 = 2 * 3_600_000;
+
+/// How many servers that have not ended are told in full.
+const TOLD_MAX: usize = 8;
+
+/// The bound: as if all attempts of all servers came one after the other, each as long as the plan allows; but
+/// never much longer than the campaign's own time.
 pub(crate) fn bound_ms(options: &Options) -> u64 {
-    options.scenario.servers() as u64 * ATTEMPTS_MAX * (DOWN_MAX_MS + START_WITHIN_MS + 60_000) + SLACK_MS
+    let scenario = &options.scenario;
+    let lease = &scenario.lease;
+    let attempt_ms = 1_000 * u64::from(lease.down_s_max + lease.start_within_s + 60);
+    let attempts = scenario.servers() as u64 * u64::from(scenario.retry.attempts_max);
+    (attempts * attempt_ms + SLACK_MS).min(scenario.ends_ms() + LATE_MS)
 }
 
 /// Whether everyone has come to an end.
 pub(crate) fn is_settled(world: &World) -> bool {
-    world.host.core.is_some() && world.host.ledger.held.is_empty() && world.servers.iter().all(has_ended)
-}
-
-fn has_ended(server: &Server) -> bool {
-    let Some(journal) = &server.journal else { return false };
-    server.node.is_some()
-        && server.applier.is_some()
-        && journal.active.is_none()
-        && !journal.finished.is_empty()
-        && journal.lease.held.is_none()
-        && journal.lease.releases.is_empty()
-        && journal.transitions.is_empty()
-        && server.applier_journal.work.as_ref().is_none_or(|work| !work.progress.begun())
+    world.truth.unsettled == 0 && world.host.core.is_some() && world.host.ledger.held.is_empty()
 }
 
 /// What to say if they have not.
@@ -41,13 +39,16 @@ pub(crate) fn not_settled(world: &World) -> Violation {
     let left: Vec<String> = world
         .servers
         .iter()
-        .filter(|server| !has_ended(server))
+        .filter(|server| !server.has_ended())
+        .take(TOLD_MAX)
         .map(|server| {
             let status = server.node.as_ref().map(|node| node.status());
-            format!("{}: {status:#?}\n{:?}", server.enrolled.server, server.applier_journal)
+            format!("{}: {status:#?}\n{:?}", server.name, server.applier_journal)
         })
         .collect();
-    let what = format!("leases left: {:?}; not at an end: {}", world.host.ledger.held, left.join("\n"));
+    let held: Vec<_> = world.host.ledger.held.iter().take(TOLD_MAX).collect();
+    let count = world.truth.unsettled;
+    let what = format!("leases left: {held:?}; {count} not at an end: {}", left.join("\n"));
     Violation::new("L1 all come to an end, L2 no lease is left", what)
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn wrong_end(world: &World) -> Option<Violation> {
         let wanted = if end.phase == Phase::Complete { NEW } else { OLD };
         let (link, service) = (server.disk.link, server.disk.service);
         (link != Some(wanted) || service != Some(wanted)).then(|| {
-            let name = &server.enrolled.server;
+            let name = &server.name;
             Violation::new(
                 "L1 everyone is where it says",
                 format!("{name} ended {}, its link is {link:?} and it runs {service:?}", end.phase),

@@ -15,6 +15,7 @@ mod s8_whole;
 use std::fmt;
 
 use crate::options::Options;
+use crate::truth::state_of;
 use crate::world::World;
 
 /// Something that must never happen, and did.
@@ -48,16 +49,87 @@ impl fmt::Display for Violation {
     }
 }
 
+/// The names under which checks are counted.
+const COUNTED: [&str; 4] = ["S1 lease", "S2 limits", "S4 group", "S8 whole"];
+
+/// Between two recounts of everything, in events.
+const RECOUNT_EVERY: u64 = 65_536;
+
 impl World {
-    /// Every check of the world as it is, after every durable change.
-    pub(crate) fn check(&mut self) {
+    /// Something durable changed on a server: its counts follow, and what must hold of it is checked, at once.
+    pub(crate) fn check(&mut self, server: usize) {
+        self.truth.touched.push(server);
+        let went_down = self.truth.follow(server, &self.servers[server]);
+        let at = &self.servers[server];
+        self.measure.server(self.at_ms, server, state_of(at), self.truth.is_down(server));
         if self.violation.is_none() {
-            let found = s1_lease::check(self)
-                .or_else(|| s4_group::check(self))
-                .or_else(|| s2_limits::check(self))
-                .or_else(|| s8_whole::check(self));
-            self.violation = found;
-            s1_lease::remember(self);
+            // More than before can be down only if this one has just gone down.
+            self.violation = s1_lease::check(self, server)
+                .or_else(|| if went_down { s4_group::check(self, server) } else { None })
+                .or_else(|| if went_down { s2_limits::check(self, server) } else { None })
+                .or_else(|| s8_whole::check(self, server));
+            s1_lease::remember(self, server);
+        }
+        self.checks += 1;
+    }
+
+    /// The durable log has grown.
+    pub(crate) fn check_log(&mut self, about: Option<usize>) {
+        if self.violation.is_none() {
+            self.violation = s1_lease::check_log(self);
+        }
+        if let Some(server) = about {
+            self.check(server);
+        }
+    }
+
+    /// An event is over: those whom it touched must wait for something.
+    pub(crate) fn check_event(&mut self, events: u64) {
+        let mut touched = std::mem::take(&mut self.truth.touched);
+        for server in touched.drain(..) {
+            if self.truth.follow(server, &self.servers[server]) {
+                self.check(server);
+            }
+            if self.violation.is_none() {
+                self.violation = l3_not_stuck::check(self, server);
+            }
+        }
+        self.truth.touched = touched;
+        if self.violation.is_none() {
+            self.violation = l3_not_stuck::check_coordinator(self);
+        }
+        if !self.forgotten.is_empty() {
+            for server in self.forgotten.clone() {
+                s1_lease::remember(self, server);
+            }
+        }
+        if events.is_multiple_of(RECOUNT_EVERY) {
+            self.recount();
+        }
+    }
+
+    /// Everything from the start: what the counts say, and what must hold of each server.
+    pub(crate) fn recount(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        let mut found = self.truth.recount(&self.options.scenario, &self.servers);
+        for server in 0..self.servers.len() {
+            found = found
+                .or_else(|| s1_lease::check(self, server))
+                .or_else(|| s4_group::check(self, server))
+                .or_else(|| s2_limits::check(self, server))
+                .or_else(|| s8_whole::check(self, server))
+                .or_else(|| l3_not_stuck::check(self, server));
+        }
+        self.violation = found;
+        self.checks += self.servers.len() as u64;
+    }
+
+    /// Tells the measure how often was checked.
+    pub(crate) fn tell_checks(&mut self) {
+        for name in COUNTED {
+            self.measure.checked(name, self.checks);
         }
     }
 
@@ -72,12 +144,6 @@ impl World {
     pub(crate) fn check_unchanged<T: PartialEq>(&mut self, where_: &str, before: T, after: T, what: &str) {
         if self.violation.is_none() && before != after {
             self.violation = Some(s15_duplicates::violation(where_, what));
-        }
-    }
-
-    pub(crate) fn check_not_stuck(&mut self) {
-        if self.violation.is_none() {
-            self.violation = l3_not_stuck::check(self);
         }
     }
 }

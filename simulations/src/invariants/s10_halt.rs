@@ -7,9 +7,9 @@ use super::Violation;
 use crate::world::World;
 
 pub(super) fn check(world: &World, server: usize) -> Option<Violation> {
-    let server = &world.servers[server];
+    let (name, server) = (world.name(server), &world.servers[server]);
     (server.halted > server.resumed).then(|| {
-        let (name, halt) = (&server.enrolled.server, server.halted);
+        let halt = server.halted;
         Violation::new("S10 halt", format!("{name} starts under halt {halt}, which it had acknowledged"))
     })
 }

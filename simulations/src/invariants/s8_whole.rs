@@ -6,8 +6,10 @@
 use super::Violation;
 use crate::world::World;
 
-pub(super) fn check(world: &World) -> Option<Violation> {
-    let server = world.servers.iter().find(|server| !server.disk.is_whole())?;
-    let what = format!("{} would start with nothing whole: {:?}", server.enrolled.server, server.disk);
-    Some(Violation::new("S8 whole", what))
+pub(super) fn check(world: &World, server: usize) -> Option<Violation> {
+    let disk = &world.servers[server].disk;
+    (!disk.is_whole()).then(|| {
+        let what = format!("{} would start with nothing whole: {disk:?}", world.name(server));
+        Violation::new("S8 whole", what)
+    })
 }

@@ -1,0 +1,138 @@
+//! Everything that happens in the world, as it waits in the queue.
+//!
+//! Owns [`Event`]. Main invariant: an event is small, because millions wait at once: what is large or rare is
+//! behind a pointer, and documents are shared.
+
+use std::sync::Arc;
+
+use lunar_agent_core::applier::input::RunId;
+use lunar_agent_core::applier::protocol::Task;
+use lunar_agent_core::effect::ApplierCommand;
+use lunar_agent_core::input::{AskId, Input};
+use lunar_common::document::SignedDocument;
+use lunar_common::lease::GroupQuestion;
+use lunar_common::wire::Signed;
+
+use crate::faults::Strike;
+use crate::network::{Caller, Request};
+use crate::server::Asker;
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    NodeUp {
+        server: usize,
+        boot: u64,
+    },
+    ApplierUp {
+        server: usize,
+        boot: u64,
+    },
+    CoordinatorUp,
+    NodeAlarm {
+        server: usize,
+    },
+    ApplierAlarm {
+        server: usize,
+    },
+    CoordinatorAlarm,
+    /// A request of an agent arrives at the coordinator.
+    Arrives(Box<(Request, Caller)>),
+    /// An answer arrives, or nobody answered.
+    Reply {
+        server: u32,
+        life: u32,
+        call: u64,
+        input: Box<Input>,
+    },
+    /// Something inside one life of an agent is over.
+    Node {
+        server: usize,
+        life: u64,
+        input: Box<Input>,
+    },
+    /// A pushed grant arrives.
+    Grant {
+        server: usize,
+        grant: Box<Signed>,
+    },
+    /// The coordinator is heard.
+    Reachable {
+        server: usize,
+    },
+    /// A document arrives at a server.
+    Document {
+        server: usize,
+        document: Arc<SignedDocument>,
+    },
+    /// A document arrives at the coordinator.
+    CoordinatorDocument {
+        document: Arc<SignedDocument>,
+    },
+    /// A question arrives at a member of a group.
+    GroupAsked {
+        server: usize,
+        question: Box<(Asker, GroupQuestion)>,
+    },
+    AskApplier {
+        server: usize,
+        question: Box<ToApplier>,
+    },
+    StepEnded {
+        server: usize,
+        life: u64,
+        run: RunId,
+    },
+    /// Everyone compares documents.
+    Sync,
+    BackUp,
+    Strike(Box<Strike>),
+    FaultsEnd,
+}
+
+/// A question of a node to its root half.
+#[derive(Debug, Clone)]
+pub(crate) struct ToApplier {
+    pub(crate) life: u64,
+    pub(crate) ask: AskId,
+    pub(crate) task: Task,
+    pub(crate) command: ApplierCommand,
+}
+
+impl Event {
+    /// An answer on its way to one life of an agent.
+    pub(crate) fn reply(server: usize, life: u64, call: u64, input: Input) -> Self {
+        let server = u32::try_from(server).expect("a fleet has fewer servers");
+        let life = u32::try_from(life).expect("a server has few lives");
+        Self::Reply { server, life, call, input: Box::new(input) }
+    }
+
+    /// What tells it from others in the trace: its kind, and whom it meets.
+    pub(crate) fn mark(&self) -> (u64, u64) {
+        match self {
+            Self::NodeUp { server, .. } => (1, *server as u64),
+            Self::ApplierUp { server, .. } => (2, *server as u64),
+            Self::CoordinatorUp => (3, 0),
+            Self::NodeAlarm { server } => (4, *server as u64),
+            Self::ApplierAlarm { server } => (5, *server as u64),
+            Self::CoordinatorAlarm => (6, 0),
+            Self::Arrives(arrival) => (7, arrival.1.server as u64),
+            Self::Reply { server, .. } => (8, u64::from(*server)),
+            Self::Node { server, .. } => (9, *server as u64),
+            Self::Grant { server, .. } => (10, *server as u64),
+            Self::Reachable { server } => (11, *server as u64),
+            Self::Document { server, .. } => (12, *server as u64),
+            Self::CoordinatorDocument { .. } => (13, 0),
+            Self::GroupAsked { server, .. } => (14, *server as u64),
+            Self::AskApplier { server, .. } => (15, *server as u64),
+            Self::StepEnded { server, .. } => (16, *server as u64),
+            Self::Sync => (17, 0),
+            Self::BackUp => (18, 0),
+            Self::Strike(_) => (19, 0),
+            Self::FaultsEnd => (20, 0),
+        }
+    }
+}
+
+/// Millions of them wait at once.
+const _: () = assert!(size_of::<Event>() <= 32);
