@@ -1,5 +1,7 @@
 //! What a store promises, but for power cuts: those have a file of their own.
 
+use super::opening::copy;
+use super::pieces::{PIECE_BYTES, ZONE_PIECES, pieces_after_first};
 use super::*;
 
 fn some(store: &Store, key: &str) -> Option<Vec<u8>> {
