@@ -54,14 +54,38 @@ pub enum WireError {
 /// # Errors
 /// [`WireError::TooLong`] or [`WireError::Encode`].
 pub fn encode<T: Serialize>(value: &T, bound: usize) -> Result<Vec<u8>, WireError> {
-    let mut bytes = vec![WIRE_VERSION];
-    let body =
-        bincode::serde::encode_to_vec(value, bincode::config::standard()).map_err(WireError::Encode)?;
-    bytes.extend_from_slice(&body);
-    if bytes.len() > bound {
-        return Err(WireError::TooLong { length: bytes.len(), bound });
-    }
+    let mut bytes = Vec::new();
+    encode_onto(&mut bytes, value, bound)?;
     Ok(bytes)
+}
+
+/// Encodes a value behind what is there already, refusing more than `bound` bytes for it. Many values go into
+/// one buffer this way without one of its own for each.
+///
+/// # Errors
+/// [`WireError::TooLong`] or [`WireError::Encode`]; `bytes` is as it was then.
+pub fn encode_onto<T: Serialize>(bytes: &mut Vec<u8>, value: &T, bound: usize) -> Result<(), WireError> {
+    let start = bytes.len();
+    bytes.push(WIRE_VERSION);
+    let encoded = bincode::serde::encode_into_writer(value, Onto(&mut *bytes), bincode::config::standard());
+    let length = bytes.len() - start;
+    let outcome = match encoded {
+        Err(error) => Err(WireError::Encode(error)),
+        Ok(()) if length > bound => Err(WireError::TooLong { length, bound }),
+        Ok(()) => return Ok(()),
+    };
+    bytes.truncate(start);
+    outcome
+}
+
+/// bincode's way to a buffer that grows.
+struct Onto<'a>(&'a mut Vec<u8>);
+
+impl bincode::enc::write::Writer for Onto<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Decodes a value from exactly these bytes. bincode itself is told the bound of its size class, so that a
@@ -205,6 +229,17 @@ mod tests {
         let mut bent = signed.clone();
         bent.body[1] ^= 1;
         assert!(matches!(bent.open::<Ping>(), Err(WireError::Signature { .. })));
+    }
+
+    #[test]
+    fn what_is_encoded_behind_other_bytes_leaves_them_alone_and_is_taken_back_if_it_is_too_long() {
+        let mut bytes = b"before".to_vec();
+        encode_onto(&mut bytes, &Ping(7), 16).unwrap();
+        assert_eq!(bytes, [b"before", encode(&Ping(7), 16).unwrap().as_slice()].concat());
+        let before = bytes.clone();
+        let refused = encode_onto(&mut bytes, &[9u8; 16], 16);
+        assert!(matches!(refused, Err(WireError::TooLong { length: 17, bound: 16 })), "{refused:?}");
+        assert_eq!(bytes, before);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! Owns the one thread that writes the store. Main invariant: what a batch releases leaves in the order in which
 //! it was handed in, and only after every write handed in before it is on the disk. If a commit fails, nothing
 //! behind it is ever released and the program ends.
+//!
+//! While one group is on its way to the disk the next gathers. The log's blocks of a group become one, so that
+//! what a commit costs hardly grows with the group.
 
 use std::sync::Arc;
 use std::thread;
@@ -10,13 +13,20 @@ use std::thread;
 use lunar_host::store::{Store, StoreError, Write};
 use tokio::sync::mpsc;
 
+use crate::event_log::Block;
+
 /// Batches that may wait for the disk. Beyond it, whoever hands in waits: the disk sets the pace.
 const WAITING_MAX: usize = 4096;
 /// Batches made durable by one commit. Bounds how long the first of them waits for the last.
 const GROUP_MAX: usize = 1024;
 
-/// Some writes, and what may leave once they are durable.
+/// Records gathered in one group, in bytes, beyond which the group is closed. What may follow it into a group is
+/// one batch, so a value of the store stays far below its bound.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
+
+/// Some records and other writes, and what may leave once they are durable.
 struct Batch<T> {
+    block: Option<Block>,
     writes: Vec<Write>,
     then: Vec<T>,
 }
@@ -48,15 +58,15 @@ impl<T: Send + 'static> Committer<T> {
         Ok((Self { batches }, released))
     }
 
-    /// Hands in writes, and what may leave once they and everything before them are durable.
+    /// Hands in records of the log and other writes, and what may leave once they and everything before them are durable.
     ///
     /// # Errors
     /// [`Ended`].
-    pub async fn hand_in(&self, writes: Vec<Write>, then: Vec<T>) -> Result<(), Ended> {
-        if writes.is_empty() && then.is_empty() {
+    pub async fn hand_in(&self, block: Option<Block>, writes: Vec<Write>, then: Vec<T>) -> Result<(), Ended> {
+        if block.is_none() && writes.is_empty() && then.is_empty() {
             return Ok(());
         }
-        self.batches.send(Batch { writes, then }).await.map_err(|_| Ended)
+        self.batches.send(Batch { block, writes, then }).await.map_err(|_| Ended)
     }
 }
 
@@ -65,20 +75,34 @@ fn commit_all<T>(
     mut waiting: mpsc::Receiver<Batch<T>>,
     release: &mpsc::Sender<Result<Vec<T>, StoreError>>,
 ) {
-    while let Some(first) = waiting.blocking_recv() {
-        let mut writes = first.writes;
-        let mut then = first.then;
+    while let Some(mut group) = waiting.blocking_recv() {
         for _ in 1..GROUP_MAX {
+            if group.block.as_ref().is_some_and(|block| block.len_bytes() >= GROUP_BYTES_MAX) {
+                break;
+            }
             let Ok(next) = waiting.try_recv() else { break };
-            writes.extend(next.writes);
-            then.extend(next.then);
+            group.join(next);
         }
+        let Batch { block, mut writes, then } = group;
+        writes.extend(block.into_iter().flat_map(Block::into_writes));
         let outcome = if writes.is_empty() { Ok(()) } else { store.commit(&writes) };
         let failed = outcome.is_err();
         // Whoever listens has gone, or the disk has: either way this is the end.
         if release.blocking_send(outcome.map(|()| then)).is_err() || failed {
             return;
         }
+    }
+}
+
+impl<T> Batch<T> {
+    fn join(&mut self, next: Self) {
+        match (&mut self.block, next.block) {
+            (Some(block), Some(next)) => block.join(&next),
+            (None, next) => self.block = next,
+            (Some(_), None) => {}
+        }
+        self.writes.extend(next.writes);
+        self.then.extend(next.then);
     }
 }
 
@@ -94,7 +118,7 @@ mod tests {
 
         for number in 0..100u32 {
             let writes = vec![Write::put(number.to_be_bytes(), b"x".to_vec())];
-            committer.hand_in(writes, vec![number]).await.unwrap();
+            committer.hand_in(None, writes, vec![number]).await.unwrap();
         }
         let mut seen = Vec::new();
         while seen.len() < 100 {
@@ -117,9 +141,9 @@ mod tests {
         let (committer, mut released) = Committer::start(store).unwrap();
         let too_long = Write::put(vec![0; lunar_host::store::KEY_BYTES_MAX + 1], b"x".to_vec());
 
-        committer.hand_in(vec![too_long], vec![1]).await.unwrap();
+        committer.hand_in(None, vec![too_long], vec![1]).await.unwrap();
         // It may have ended already.
-        let _ = committer.hand_in(vec![Write::put(b"k".to_vec(), b"v".to_vec())], vec![2]).await;
+        let _ = committer.hand_in(None, vec![Write::put(b"k".to_vec(), b"v".to_vec())], vec![2]).await;
 
         assert!(released.recv().await.unwrap().is_err());
         assert!(released.recv().await.is_none());

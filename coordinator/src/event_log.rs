@@ -2,7 +2,10 @@
 //!
 //! Owns the records and their chain. Main invariant: record n carries the hash of record n−1, and the store
 //! keeps the last index and hash beside them, so that a record changed, missing, out of place or cut off at the
-//! end is found. Refuses to write by itself: it makes the writes that the committer makes durable.
+//! end is found. Refuses to write by itself: it makes the blocks that the committer makes durable.
+//!
+//! What becomes durable together is one value of the store, a [`Block`]: a value for each record would cost
+//! several times what all else about a commit does (docs/PERFORMANCE.md).
 
 use std::sync::Arc;
 
@@ -15,12 +18,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::types::{AuditView, EventView};
 
-/// Records are below this prefix, by index.
-const RECORDS: &[u8] = b"event/";
+/// Blocks are below this prefix, by the index of their first record.
+const BLOCKS: &[u8] = b"events/";
 /// The last index and hash.
 const HEAD: &[u8] = b"event-head";
+/// Largest head: an index and a hash.
+const HEAD_BYTES_MAX: usize = 128;
 /// Largest record: an event, two hashes' worth of chain, an index and a time.
 const RECORD_BYTES_MAX: usize = EVENT_BYTES_MAX + 256;
+/// Bytes in front of a record that say how long it is.
+const LENGTH_BYTES: usize = 4;
 /// Most records in one answer.
 pub const EVENTS_PER_PAGE_MAX: usize = 1_000;
 
@@ -66,11 +73,46 @@ impl Head {
     fn read(store: &Store) -> Result<Self, LogError> {
         match store.get(HEAD)? {
             None => Ok(Self::EMPTY),
-            Some(bytes) => wire::decode(&bytes, 128).map_err(|error| LogError::Damaged {
+            Some(bytes) => wire::decode(&bytes, HEAD_BYTES_MAX).map_err(|error| LogError::Damaged {
                 index: LogIndex(0),
                 what: format!("its head: {error}"),
             }),
         }
+    }
+}
+
+/// Records that follow one another, encoded and chained, on their way to the disk: one value of the store.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Block {
+    first: LogIndex,
+    /// Each record behind its length.
+    bytes: Vec<u8>,
+    /// Where the log ends with these.
+    head: Head,
+}
+
+impl Block {
+    /// Bytes of its records.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes in the block that follows it.
+    ///
+    /// # Panics
+    /// If another one does: records written in another order than they were chained are a damaged log.
+    pub fn join(&mut self, next: &Self) {
+        assert_eq!(self.head.next, next.first, "blocks become durable in the order of the log");
+        self.bytes.extend_from_slice(&next.bytes);
+        self.head = next.head;
+    }
+
+    /// What the store is to be told, in one commit.
+    #[must_use]
+    pub fn into_writes(self) -> [Write; 2] {
+        let head = wire::encode(&self.head, HEAD_BYTES_MAX).expect("an index and a hash fit their bound");
+        [Write::put(key_of(self.first), self.bytes), Write::put(HEAD, head)]
     }
 }
 
@@ -106,24 +148,26 @@ impl EventLog {
         Ok(Self { store, head })
     }
 
-    /// The writes that add events, as one unit: to be made durable in this order, together or one after another.
+    /// The block that adds events; `None` if there are none. Blocks are to be made durable in the order in which
+    /// they were made, each alone or joined with the next.
     ///
     /// # Errors
     /// [`LogError::Encode`]; the log is as before then.
-    pub fn append(&mut self, events: Vec<EventBody>, at: WallTime) -> Result<Vec<Write>, LogError> {
-        let mut writes = Vec::with_capacity(events.len() + 1);
-        let mut head = self.head;
+    pub fn append(&mut self, events: Vec<EventBody>, at: WallTime) -> Result<Option<Block>, LogError> {
+        let mut block = Block { first: self.head.next, bytes: Vec::new(), head: self.head };
         for event in events {
-            let record = Record { index: head.next, previous: head.hash, at, event };
-            let bytes = wire::encode(&record, RECORD_BYTES_MAX).map_err(LogError::Encode)?;
-            head = Head { next: head.next.next(), hash: hash_of(&bytes) };
-            writes.push(Write::put(key_of(record.index), bytes));
+            let Head { next: index, hash: previous } = block.head;
+            let start = block.bytes.len();
+            block.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
+            let record = Record { index, previous, at, event };
+            wire::encode_onto(&mut block.bytes, &record, RECORD_BYTES_MAX).map_err(LogError::Encode)?;
+            let (length, record) = block.bytes[start..].split_at_mut(LENGTH_BYTES);
+            let record_bytes = u32::try_from(record.len()).expect("a record is within its bound");
+            length.copy_from_slice(&record_bytes.to_be_bytes());
+            block.head = Head { next: index.next(), hash: hash_of(record) };
         }
-        if !writes.is_empty() {
-            writes.push(Write::put(HEAD, wire::encode(&head, 128).map_err(LogError::Encode)?));
-        }
-        self.head = head;
-        Ok(writes)
+        self.head = block.head;
+        Ok((!block.bytes.is_empty()).then_some(block))
     }
 
     /// The log's reading end.
@@ -158,14 +202,24 @@ impl LogReader {
     ) -> Result<Vec<EventView>, LogError> {
         let limit = limit.min(EVENTS_PER_PAGE_MAX);
         let mut events = Vec::new();
-        for stored in self.store.range(&key_of(since), &key_of(LogIndex(u64::MAX))) {
-            if events.len() == limit {
-                break;
-            }
-            let (_, bytes) = stored?;
-            let record = decode(since, &bytes)?;
-            if wanted(&record.event) {
-                events.push(view(record, &bytes));
+        // The block that holds the first of them begins at it or before it.
+        let upto = key_of(LogIndex(since.0.saturating_add(1)));
+        let from = match self.store.range(&key_of(LogIndex(0)), &upto).next_back() {
+            Some(block) => block?.0,
+            None => key_of(since),
+        };
+        for stored in self.store.range(&from, &key_of(LogIndex(u64::MAX))) {
+            let (_, block) = stored?;
+            let mut rest = block.as_slice();
+            while !rest.is_empty() {
+                if events.len() == limit {
+                    return Ok(events);
+                }
+                let bytes = cut_off(since, &mut rest)?;
+                let record = decode(since, bytes)?;
+                if record.index >= since && wanted(&record.event) {
+                    events.push(view(record, bytes));
+                }
             }
         }
         Ok(events)
@@ -223,21 +277,34 @@ impl LogReader {
 /// Records in order, each checked against the one before. Ends after the first that is wrong.
 struct Chain<'a> {
     stored: lunar_host::store::Scan<'a>,
+    /// The block at hand, and how much of it has been read.
+    block: Vec<u8>,
+    read: usize,
     head: Head,
     over: bool,
 }
 
 impl<'a> Chain<'a> {
     fn new(store: &'a Store) -> Self {
-        Self { stored: store.scan(RECORDS), head: Head::EMPTY, over: false }
+        let stored = store.scan(BLOCKS);
+        Self { stored, block: Vec::new(), read: 0, head: Head::EMPTY, over: false }
     }
 
-    fn check(&mut self, key: &[u8], bytes: &[u8]) -> Result<(Record, RecordHash), LogError> {
+    /// The next record; `None` at the end of the log.
+    fn advance(&mut self) -> Result<Option<(Record, RecordHash)>, LogError> {
         let index = self.head.next;
         let damaged = |what: String| Err(LogError::Damaged { index, what });
-        if key != key_of(index) {
-            return damaged("it is missing".to_owned());
+        if self.read == self.block.len() {
+            let Some(stored) = self.stored.next() else { return Ok(None) };
+            let (key, block) = stored?;
+            if key != key_of(index) || block.is_empty() {
+                return damaged("it is missing".to_owned());
+            }
+            (self.block, self.read) = (block, 0);
         }
+        let mut rest = &self.block[self.read..];
+        let bytes = cut_off(index, &mut rest)?;
+        self.read = self.block.len() - rest.len();
         let record = decode(index, bytes)?;
         if record.index != index {
             return damaged(format!("record {} is in its place", record.index));
@@ -247,7 +314,7 @@ impl<'a> Chain<'a> {
         }
         let hash = hash_of(bytes);
         self.head = Head { next: index.next(), hash };
-        Ok((record, hash))
+        Ok(Some((record, hash)))
     }
 }
 
@@ -258,17 +325,25 @@ impl Iterator for Chain<'_> {
         if self.over {
             return None;
         }
-        let checked = match self.stored.next()? {
-            Ok((key, bytes)) => self.check(&key, &bytes),
-            Err(error) => Err(error.into()),
-        };
-        self.over = checked.is_err();
-        Some(checked)
+        let next = self.advance();
+        self.over = next.is_err();
+        next.transpose()
     }
 }
 
+/// Takes the first record off a block's bytes.
+fn cut_off<'a>(index: LogIndex, rest: &mut &'a [u8]) -> Result<&'a [u8], LogError> {
+    let cut = rest.split_first_chunk::<LENGTH_BYTES>().and_then(|(length, behind)| {
+        behind.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+    });
+    let short = || LogError::Damaged { index, what: "its block ends inside a record".to_owned() };
+    let (record, behind) = cut.ok_or_else(short)?;
+    *rest = behind;
+    Ok(record)
+}
+
 fn key_of(index: LogIndex) -> Vec<u8> {
-    [RECORDS, &index.0.to_be_bytes()].concat()
+    [BLOCKS, &index.0.to_be_bytes()].concat()
 }
 
 /// The encoding holds the index, the hash before, the time and the event: all of it is chained.
@@ -313,37 +388,94 @@ mod tests {
 
     #[test]
     fn a_record_changed_missing_swapped_or_cut_off_is_found_and_named() {
-        type Tamper = fn(&Store);
+        type Tamper = fn(&mut Vec<Vec<u8>>);
         let cases: [(&str, Tamper, &str); 4] = [
-            ("changed", |store| rewrite(store, 2, |record| record.event = started(99)), "record 3"),
-            ("missing", |store| store.commit(&[Write::remove(key_of(LogIndex(2)))]).unwrap(), "record 2"),
             (
-                "swapped",
-                |store| {
-                    let (two, three) = (raw(store, 2), raw(store, 3));
-                    store
-                        .commit(&[
-                            Write::put(key_of(LogIndex(2)), three),
-                            Write::put(key_of(LogIndex(3)), two),
-                        ])
-                        .unwrap();
+                "changed",
+                |records| {
+                    let mut record = decode(LogIndex(2), &records[2]).unwrap();
+                    record.event = started(99);
+                    records[2] = wire::encode(&record, RECORD_BYTES_MAX).unwrap();
                 },
-                "record 2",
+                "record 3",
             ),
-            ("cut off", |store| store.commit(&[Write::remove(key_of(LogIndex(4)))]).unwrap(), "record 4"),
+            ("missing", |records| drop(records.remove(2)), "record 2"),
+            ("swapped", |records| records.swap(2, 3), "record 2"),
+            ("cut off", |records| drop(records.pop()), "record 4"),
         ];
         for (name, tamper, place) in cases {
-            let directory = tempfile::tempdir().unwrap();
-            filled(directory.path(), 5);
-            let store = open(directory.path());
-            tamper(&store);
+            // Each record a block, all of them one, and blocks of two: what happens at the edges is found too.
+            for block_records in [1, 5, 2] {
+                let directory = tempfile::tempdir().unwrap();
+                filled(directory.path(), 5);
+                let store = open(directory.path());
+                let mut records = raw(&store);
+                tamper(&mut records);
+                rewrite(&store, &records, block_records);
 
-            let audit = LogReader::new(store.clone()).verify(None).unwrap();
-            assert!(!audit.intact, "{name}");
-            assert!(audit.problem.as_ref().unwrap().contains(place), "{name}: {audit:?}");
-            let refused = EventLog::open(store, |_| Ok(())).map(drop).unwrap_err();
-            assert!(matches!(refused, LogError::Damaged { .. }), "{name}: {refused}");
+                let audit = LogReader::new(store.clone()).verify(None).unwrap();
+                assert!(!audit.intact, "{name}");
+                assert!(audit.problem.as_ref().unwrap().contains(place), "{name}: {audit:?}");
+                let refused = EventLog::open(store, |_| Ok(())).map(drop).unwrap_err();
+                assert!(matches!(refused, LogError::Damaged { .. }), "{name}: {refused}");
+            }
         }
+    }
+
+    #[test]
+    fn a_block_that_ends_inside_a_record_or_is_not_there_is_found_and_named() {
+        // Blocks of two: the second holds records 2 and 3, the third record 4.
+        for (block, cut_short, gone) in [(1, "record 3", "record 2"), (2, "record 4", "record 4")] {
+            for (lost, place) in
+                [(Some(1), cut_short), (Some(5), cut_short), (Some(usize::MAX), gone), (None, gone)]
+            {
+                let directory = tempfile::tempdir().unwrap();
+                filled(directory.path(), 5);
+                let store = open(directory.path());
+                let records = raw(&store);
+                rewrite(&store, &records, 2);
+                let (key, value) = store.scan(BLOCKS).nth(block).unwrap().unwrap();
+                let damage = match lost {
+                    Some(bytes) => Write::put(key, &value[..value.len().saturating_sub(bytes)]),
+                    None => Write::remove(key),
+                };
+                store.commit(&[damage]).unwrap();
+
+                let audit = LogReader::new(store.clone()).verify(None).unwrap();
+                let problem = audit.problem.unwrap();
+                assert!(problem.contains(place), "block {block} without {lost:?}: {problem}");
+                assert!(EventLog::open(store, |_| Ok(())).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_joined_on_the_way_to_the_disk_read_as_if_each_had_gone_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let mut log = EventLog::open(store.clone(), |_| Ok(())).unwrap();
+        let mut append =
+            |epochs: std::ops::Range<u64>| log.append(epochs.map(started).collect(), WallTime(7)).unwrap();
+        let mut group = append(1..3).unwrap();
+        assert_eq!(append(3..3), None);
+        group.join(&append(3..4).unwrap());
+        store.commit(&group.into_writes()).unwrap();
+        store.commit(&append(4..9).unwrap().into_writes()).unwrap();
+
+        let reader = LogReader::new(store.clone());
+        assert!(reader.verify(None).unwrap().intact);
+        for since in 0..9 {
+            for limit in [1, 3, 100] {
+                let page = reader.read(LogIndex(since), limit, |_| true).unwrap();
+                let indices: Vec<u64> = page.iter().map(|event| event.index.0).collect();
+                assert_eq!(indices, (since..8).take(limit).collect::<Vec<_>>(), "{limit} from {since} on");
+            }
+        }
+        let last: Vec<_> = reader.last(2).unwrap().into_iter().map(|event| event.event).collect();
+        assert_eq!(last, [started(7), started(8)]);
+        drop(append);
+        let log = EventLog::open(store, |_| Ok(())).unwrap();
+        assert_eq!(log.head.next, LogIndex(8));
     }
 
     #[test]
@@ -372,19 +504,36 @@ mod tests {
         let store = open(directory);
         let mut log = EventLog::open(store.clone(), |_| Ok(())).unwrap();
         for epoch in 1..=count {
-            let writes = log.append(vec![started(epoch)], WallTime(7)).unwrap();
-            store.commit(&writes).unwrap();
+            let block = log.append(vec![started(epoch)], WallTime(7)).unwrap().unwrap();
+            store.commit(&block.into_writes()).unwrap();
         }
     }
 
-    fn raw(store: &Store, index: u64) -> Vec<u8> {
-        store.get(&key_of(LogIndex(index))).unwrap().unwrap()
+    /// Every record's bytes, in order.
+    fn raw(store: &Store) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        for block in store.scan(BLOCKS) {
+            let block = block.unwrap().1;
+            let mut rest = block.as_slice();
+            while !rest.is_empty() {
+                records.push(cut_off(LogIndex(0), &mut rest).unwrap().to_vec());
+            }
+        }
+        records
     }
 
-    fn rewrite(store: &Store, index: u64, change: impl Fn(&mut Record)) {
-        let mut record = decode(LogIndex(index), &raw(store, index)).unwrap();
-        change(&mut record);
-        let bytes = wire::encode(&record, RECORD_BYTES_MAX).unwrap();
-        store.commit(&[Write::put(key_of(LogIndex(index)), bytes)]).unwrap();
+    /// Puts these records in the place of those that are there, so many to a block.
+    fn rewrite(store: &Store, records: &[Vec<u8>], block_records: usize) {
+        let mut writes: Vec<Write> =
+            store.scan(BLOCKS).map(|block| Write::remove(block.unwrap().0)).collect();
+        for (number, block) in records.chunks(block_records).enumerate() {
+            let framed = block.iter().flat_map(|record| {
+                let length = u32::try_from(record.len()).unwrap().to_be_bytes();
+                length.into_iter().chain(record.iter().copied())
+            });
+            let first = LogIndex((number * block_records) as u64);
+            writes.push(Write::put(key_of(first), framed.collect::<Vec<u8>>()));
+        }
+        store.commit(&writes).unwrap();
     }
 }

@@ -106,7 +106,8 @@ fn a_log_that_no_coordinator_could_have_written_is_damage_and_not_a_crash() {
         let store = Arc::new(Store::open(&home.path("state")).unwrap());
         let mut log = EventLog::open(store.clone(), |_| Ok(())).unwrap();
         let impossible = EventBody::Started { server: "srv-1".parse().unwrap(), lease: LeaseId(7) };
-        store.commit(&log.append(vec![impossible], WallTime(0)).unwrap()).unwrap();
+        let block = log.append(vec![impossible], WallTime(0)).unwrap().unwrap();
+        store.commit(&block.into_writes()).unwrap();
     }
 
     let said = home.run(&SERVE);

@@ -213,7 +213,8 @@ impl Driver {
             }
         }
         leaving.append(&mut self.leaving);
-        let mut writes = self.log.append(events, clock::wall()).or_exit(Exit::Internal)?;
+        let block = self.log.append(events, clock::wall()).or_exit(Exit::Internal)?;
+        let mut writes = Vec::new();
         if std::mem::take(&mut self.trust_changed) {
             let snapshot = wire::encode(&self.trust.snapshot(), VALUE_BYTES_MAX).or_exit(Exit::Internal)?;
             writes.push(Write::put(TRUST_KEY, snapshot));
@@ -221,10 +222,8 @@ impl Driver {
             self.gate.show(self.trust.clone(), SignedDocument::clone(own.document()));
             self.evict();
         }
-        if !writes.is_empty() || !leaving.is_empty() {
-            // Refused only after a failed commit, which the other end of the committer tells.
-            let _ = self.committer.hand_in(writes, leaving).await;
-        }
+        // Refused only after a failed commit, which the other end of the committer tells.
+        let _ = self.committer.hand_in(block, writes, leaving).await;
         Ok(())
     }
 
