@@ -102,9 +102,9 @@ impl Bench {
         let (begun, processor, commits) = (Instant::now(), processor_time(), self.store.commits());
         let mut asked = [begun; CLAIMERS];
         let mut out = 0;
-        for number in 0..CLAIMERS {
+        for (number, asked) in asked.iter_mut().enumerate() {
             if let Some(input) = next(number, None) {
-                asked[number] = Instant::now();
+                *asked = Instant::now();
                 self.turn(input).await;
                 out += 1;
             }

@@ -170,7 +170,11 @@ fn hours_down(seconds: u64) -> String {
 }
 
 fn decimal(tenths: u64) -> String {
-    if tenths.is_multiple_of(10) { (tenths / 10).to_string() } else { format!("{}.{}", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) {
+        (tenths / 10).to_string()
+    } else {
+        format!("{}.{}", tenths / 10, tenths % 10)
+    }
 }
 
 /// A duration in the largest unit that shows it, to nearest.
