@@ -473,7 +473,6 @@ mod tests {
         }
         let last: Vec<_> = reader.last(2).unwrap().into_iter().map(|event| event.event).collect();
         assert_eq!(last, [started(7), started(8)]);
-        drop(append);
         let log = EventLog::open(store, |_| Ok(())).unwrap();
         assert_eq!(log.head.next, LogIndex(8));
     }
