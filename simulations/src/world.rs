@@ -209,7 +209,7 @@ impl World {
                 observer.progress(&self.snapshot(events));
             }
         }
-        Err(self.violated())
+        Err(self.violated(events))
     }
 
     fn snapshot(&self, events: u64) -> Snapshot {
@@ -228,7 +228,7 @@ impl World {
             self.violation = invariants::l1_settles::wrong_end(&self);
         }
         if self.violation.is_some() {
-            return Err(self.violated());
+            return Err(self.violated(events));
         }
         observer.progress(&self.snapshot(events));
         let ended = |phase: Phase| {
@@ -252,8 +252,12 @@ impl World {
         })
     }
 
-    fn violated(self) -> Box<Violation> {
+    fn violated(mut self, events: u64) -> Box<Violation> {
+        self.tell_checks();
+        let measured = self.measure.finish(&self.options.scenario, self.at_ms, events);
         let mut violation = self.violation.expect("a run ends settled or violated");
+        violation.measured = Some(Box::new(measured));
+        violation.trace_hash = self.trace.hash;
         violation.at_ms = self.at_ms;
         violation.options = Some(self.options);
         violation.trace = self.trace.last();

@@ -74,6 +74,9 @@ impl World {
 
     fn publish_stop(&mut self, kind: Kind) {
         self.stops += 1;
+        if kind == Kind::Halt {
+            self.measure.halted();
+        }
         let document = stop(kind, self.stops);
         self.published.retain(|other| !matches!(other.kind, Kind::Halt | Kind::Resume));
         self.publish(document);

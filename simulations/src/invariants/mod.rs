@@ -14,6 +14,7 @@ mod s8_whole;
 
 use std::fmt;
 
+use crate::measure::{Figures, Series};
 use crate::options::Options;
 use crate::truth::state_of;
 use crate::world::World;
@@ -31,11 +32,15 @@ pub struct Violation {
     pub options: Option<Options>,
     /// What happened last.
     pub trace: String,
+    /// The hash of all that happened.
+    pub trace_hash: u64,
+    /// The numbers and courses of the run until then.
+    pub measured: Option<Box<(Figures, Series)>>,
 }
 
 impl Violation {
     pub(crate) fn new(invariant: &'static str, what: String) -> Self {
-        Self { invariant, what, at_ms: 0, options: None, trace: String::new() }
+        Self { invariant, what, at_ms: 0, options: None, trace: String::new(), trace_hash: 0, measured: None }
     }
 }
 
