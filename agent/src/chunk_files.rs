@@ -4,10 +4,9 @@
 //! served from its first chunk on; a stored frame that turns out damaged is forgotten, reported and never
 //! sent. Refuses to fetch.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use lunar_artifact::{Pack, PackDirectory, PackError};
+use lunar_artifact::{OpenPacks, Pack, PackDirectory, PackError};
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::ArtifactId;
 use lunar_common::manifest::Manifest;
@@ -21,7 +20,7 @@ const DAMAGE_REPORTS_MAX: usize = 16;
 #[derive(Debug)]
 pub struct ChunkFiles {
     directory: PackDirectory,
-    open: Mutex<BTreeMap<ArtifactId, Arc<Pack>>>,
+    open: OpenPacks,
     damage: mpsc::Sender<ArtifactId>,
 }
 
@@ -39,26 +38,24 @@ impl ChunkFiles {
     /// # Errors
     /// [`PackError`] if the directory cannot be read. A single damaged pack is left out, with a warning.
     pub fn open(directory: PackDirectory) -> Result<(Self, mpsc::Receiver<ArtifactId>), PackError> {
-        let mut open = BTreeMap::new();
+        let open = OpenPacks::default();
         for held in directory.list()?.into_iter().filter(|held| held.complete) {
             match directory.get_complete(held.id) {
-                Ok(pack) => {
-                    open.insert(held.id, Arc::new(pack));
-                }
+                Ok(pack) => open.insert(Arc::new(pack)),
                 Err(error) => {
                     tracing::warn!(artifact = %held.id, %error, "a stored artifact cannot be served")
                 }
             }
         }
         let (damage, reports) = mpsc::channel(DAMAGE_REPORTS_MAX);
-        Ok((Self { directory, open: Mutex::new(open), damage }, reports))
+        Ok((Self { directory, open, damage }, reports))
     }
 
     /// The pack of an artifact whose manifest is on the disk; `None` without it. Hashes what a partial pack
     /// holds. Blocks.
     pub(crate) fn resume(&self, artifact: ArtifactId) -> Result<Option<Opened>, PackError> {
-        if let Some(pack) = self.packs().get(&artifact) {
-            return Ok(Some(Opened { pack: pack.clone(), local_bytes: 0 }));
+        if let Some(pack) = self.open.get(artifact) {
+            return Ok(Some(Opened { pack, local_bytes: 0 }));
         }
         // A manifest that does not hash to the artifact's id any more is as good as none: it is fetched again.
         let pack = match self.directory.get(artifact) {
@@ -77,48 +74,37 @@ impl ChunkFiles {
     /// Takes over what other packs have of it, and serves it from now on.
     fn enter(&self, pack: Pack) -> Result<Opened, PackError> {
         let pack = Arc::new(pack);
-        let others: Vec<Arc<Pack>> = self.packs().values().cloned().collect();
         let mut local_bytes = 0;
-        for other in others.iter().filter(|other| other.is_complete() && other.id() != pack.id()) {
+        for other in self.open.all().iter().filter(|other| other.is_complete() && other.id() != pack.id()) {
             local_bytes += pack.seed_from(other)?.frame_bytes;
         }
-        self.packs().insert(pack.id(), pack.clone());
+        self.open.insert(pack.clone());
         Ok(Opened { pack, local_bytes })
-    }
-
-    fn pack(&self, artifact: ArtifactId) -> Option<Arc<Pack>> {
-        self.packs().get(&artifact).cloned()
-    }
-
-    fn packs(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, Arc<Pack>>> {
-        // A panic elsewhere leaves the map whole: entries are only ever inserted.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ChunkSource for ChunkFiles {
     fn have(&self, artifact: ArtifactId) -> Option<HaveSet> {
-        self.pack(artifact).map(|pack| pack.have())
+        self.open.have(artifact)
     }
 
     fn manifest(&self, artifact: ArtifactId) -> Result<Option<Vec<u8>>, SourceError> {
-        let Some(pack) = self.pack(artifact) else { return Ok(None) };
-        Ok(Some(pack.manifest().encode()?))
+        Ok(self.open.manifest(artifact)?)
     }
 
+    /// A damaged frame is one that is not here any more: it is fetched again from somebody else.
     fn frame(&self, artifact: ArtifactId, chunk: u32) -> Result<Option<Vec<u8>>, SourceError> {
-        let Some(pack) = self.pack(artifact) else { return Ok(None) };
-        match pack.read_frame(chunk) {
-            Ok(frame) => Ok(Some(frame)),
-            Err(PackError::Missing { .. } | PackError::NoSuchChunk { .. }) => Ok(None),
+        match self.open.frame(artifact, chunk) {
             Err(error) if error.is_damage() => {
                 tracing::warn!(%artifact, chunk, %error, "a stored frame is damaged; it will be fetched again");
-                pack.demote(chunk)?;
+                if let Some(pack) = self.open.get(artifact) {
+                    pack.demote(chunk)?;
+                }
                 // A full queue already says that this server has damaged packs.
                 let _ = self.damage.try_send(artifact);
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            answer => Ok(answer?),
         }
     }
 }

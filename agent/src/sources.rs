@@ -12,7 +12,7 @@ use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::ids::{ArtifactId, PeerKey, ServerId, SiteId};
 use lunar_common::message::{BytesBySource, Gossip, Presence};
 use lunar_common::plan::Plan;
-use lunar_transport::mesh::Mesh;
+use lunar_transport::mesh::{Located, Mesh};
 use tokio::sync::mpsc;
 
 use crate::fetch::{FetchEvent, Fetcher, KnownPeer};
@@ -192,7 +192,8 @@ impl Sources {
         self.look_up_at
     }
 
-    /// Asks the directories who of this site provides what is missing; the answers come as [`Found`].
+    /// Asks the directories who of this site provides what is missing, and who is an origin of it unless one is
+    /// connected; the answers come as [`Found`].
     pub fn look_up(&mut self) {
         let missing: Vec<ArtifactId> = self.missing().collect();
         if missing.is_empty() {
@@ -200,10 +201,14 @@ impl Sources {
             return;
         }
         self.look_up_at = Some(tokio::time::Instant::now() + LOOK_UP_EVERY);
+        let has_origin = self.connected.values().any(|(_, role, _)| *role == Role::Origin);
         let (mesh, site, found) = (self.mesh.clone(), self.site.clone(), self.found.clone());
         tokio::spawn(async move {
             for artifact in missing {
-                let peers = providers(&mesh, &site, artifact).await;
+                let mut peers = providers(&mesh, &site, artifact).await;
+                if !has_origin {
+                    peers.extend(origins(&mesh, artifact).await);
+                }
                 if found.send(Found { peers }).await.is_err() {
                     return;
                 }
@@ -258,22 +263,35 @@ impl Sources {
 }
 
 async fn providers(mesh: &Mesh, site: &SiteId, artifact: ArtifactId) -> Vec<KnownPeer> {
-    let mut peers = Vec::new();
-    for key in mesh.providers(artifact, site.clone()).await.into_iter().take(PROVIDERS_MAX) {
-        if key == mesh.key() {
-            continue;
-        }
-        if let Some(located) = mesh.locate(key).await
-            && !located.data_address.is_empty()
-        {
-            peers.push(KnownPeer {
-                key,
-                site: site.clone(),
-                role: Role::Agent,
-                data_address: located.data_address,
-                artifact: Some(artifact),
-            });
-        }
+    let keys = mesh.providers(artifact, site.clone()).await;
+    let known = |located: Located| KnownPeer {
+        key: located.peer,
+        site: site.clone(),
+        role: Role::Agent,
+        data_address: located.data_address,
+        artifact: Some(artifact),
+    };
+    locate(mesh, keys).await.into_iter().map(known).collect()
+}
+
+/// Machines that say that they are origins. Whether they are, their enrolments say on the data plane.
+async fn origins(mesh: &Mesh, artifact: ArtifactId) -> Vec<KnownPeer> {
+    let keys = mesh.origins(artifact).await;
+    let known = |located: Located| KnownPeer {
+        key: located.peer,
+        site: located.site,
+        role: Role::Origin,
+        data_address: located.data_address,
+        artifact: None,
+    };
+    locate(mesh, keys).await.into_iter().map(known).collect()
+}
+
+/// Where the data planes of these machines are, if they have one.
+async fn locate(mesh: &Mesh, keys: Vec<PeerKey>) -> Vec<Located> {
+    let mut found = Vec::new();
+    for key in keys.into_iter().filter(|key| *key != mesh.key()).take(PROVIDERS_MAX) {
+        found.extend(mesh.locate(key).await.filter(|located| !located.data_address.is_empty()));
     }
-    peers
+    found
 }

@@ -4,13 +4,13 @@
 //! that it sends together keeps to the link's rate, whatever agents ask for; only complete packs are served.
 //! Refuses to grant, to publish plans or to install: it passes signed documents on like any member.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use lunar_artifact::{Pack, PackDirectory, PackError};
+use lunar_artifact::{OpenPacks, PackDirectory, PackError};
 use lunar_common::document::SignedDocument;
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, FleetId, SiteId};
@@ -90,7 +90,7 @@ impl Origin {
     /// # Errors
     /// [`OriginError`].
     pub async fn start(config: OriginConfig) -> Result<Self, OriginError> {
-        let shelf = Arc::new(Shelf { directory: config.artifacts, open: Mutex::default() });
+        let shelf = Arc::new(Shelf { directory: config.artifacts, open: OpenPacks::default() });
         shelf.look()?;
         let gate = Arc::new(TrustGate::new(config.trust.clone(), config.enrolment.clone(), String::new()));
         let (plane, links) = DataPlane::bind(DataPlaneConfig {
@@ -177,7 +177,7 @@ impl Origin {
                         if let Some(have) = self.shelf.have(artifact) {
                             self.plane.announce(artifact, Note::HaveSet(have));
                         }
-                        self.mesh.provide(artifact).await;
+                        self.mesh.provide_as_origin(artifact).await;
                     }
                 }
             }
@@ -234,7 +234,7 @@ impl Origin {
 /// The complete packs of a directory.
 struct Shelf {
     directory: PackDirectory,
-    open: Mutex<BTreeMap<ArtifactId, Arc<Pack>>>,
+    open: OpenPacks,
 }
 
 impl Shelf {
@@ -242,50 +242,33 @@ impl Shelf {
     fn look(&self) -> Result<Vec<ArtifactId>, PackError> {
         let held: BTreeSet<ArtifactId> =
             self.directory.list()?.into_iter().filter(|held| held.complete).map(|held| held.id).collect();
-        self.packs().retain(|artifact, _| held.contains(artifact));
+        self.open.retain(|artifact| held.contains(artifact));
         for artifact in &held {
-            if self.pack(*artifact).is_some() {
+            if self.open.get(*artifact).is_some() {
                 continue;
             }
             match self.directory.get_complete(*artifact) {
-                Ok(pack) => {
-                    self.packs().insert(*artifact, Arc::new(pack));
-                }
+                Ok(pack) => self.open.insert(Arc::new(pack)),
                 Err(error) => tracing::warn!(%artifact, %error, "an artifact cannot be served"),
             }
         }
-        Ok(self.packs().keys().copied().collect())
-    }
-
-    fn pack(&self, artifact: ArtifactId) -> Option<Arc<Pack>> {
-        self.packs().get(&artifact).cloned()
-    }
-
-    fn packs(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, Arc<Pack>>> {
-        // A panic elsewhere leaves the map whole: each change is a single insertion or removal.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(self.open.all().iter().map(|pack| pack.id()).collect())
     }
 }
 
 impl ChunkSource for Shelf {
     fn have(&self, artifact: ArtifactId) -> Option<HaveSet> {
-        self.pack(artifact).map(|pack| pack.have())
+        self.open.have(artifact)
     }
 
     fn manifest(&self, artifact: ArtifactId) -> Result<Option<Vec<u8>>, SourceError> {
-        let Some(pack) = self.pack(artifact) else { return Ok(None) };
-        Ok(Some(pack.manifest().encode()?))
+        Ok(self.open.manifest(artifact)?)
     }
 
+    /// There is nobody to fetch a damaged frame from again: a person must act.
     fn frame(&self, artifact: ArtifactId, chunk: u32) -> Result<Option<Vec<u8>>, SourceError> {
-        let Some(pack) = self.pack(artifact) else { return Ok(None) };
-        match pack.read_frame(chunk) {
-            Ok(frame) => Ok(Some(frame)),
-            Err(PackError::Missing { .. } | PackError::NoSuchChunk { .. }) => Ok(None),
-            Err(error) => {
-                tracing::error!(%artifact, chunk, %error, "a stored frame cannot be served; add the artifact again");
-                Err(error.into())
-            }
-        }
+        Ok(self.open.frame(artifact, chunk).inspect_err(|error| {
+            tracing::error!(%artifact, chunk, %error, "a stored frame cannot be served; add the artifact again");
+        })?)
     }
 }

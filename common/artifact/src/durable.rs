@@ -23,6 +23,17 @@ pub(crate) fn replace(
     sync_directory(parent)
 }
 
+/// Where the first byte at or after `from` lies that was ever written; past all ends if there is none. On a file
+/// system that cannot tell, `from` itself.
+pub(crate) fn next_data(file: &File, from: u64) -> u64 {
+    let Ok(offset) = i64::try_from(from) else { return from };
+    match nix::unistd::lseek(file, offset, nix::unistd::Whence::SeekData) {
+        Ok(found) => u64::try_from(found).unwrap_or(from),
+        Err(nix::errno::Errno::ENXIO) => u64::MAX,
+        Err(_) => from,
+    }
+}
+
 /// Renames, durably. Both names are in one directory.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)?;

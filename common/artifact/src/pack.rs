@@ -388,7 +388,17 @@ impl Pack {
     fn find_what_is_there(&self) {
         let file = Arc::clone(&self.state().file);
         let mut bytes = Vec::new();
+        let mut data_at = 0;
         for (index, chunk) in (0..).zip(&self.manifest.chunks) {
+            let (begins, ends) = (self.offsets[index as usize], self.offsets[index as usize + 1]);
+            if data_at < begins {
+                data_at = durable::next_data(&file, begins);
+            }
+            // Nothing of it was ever written: a new pack is one such gap, and reading it would cost what hashing
+            // and caching a whole pack of zeros costs.
+            if data_at >= ends {
+                continue;
+            }
             // A frame that cannot be read is a frame that is not there: it is fetched, and written anew.
             let good = self.read_unchecked(&file, index, &mut bytes).is_ok();
             if good && frame::check(chunk, &bytes).is_ok() {

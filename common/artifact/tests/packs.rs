@@ -30,6 +30,24 @@ fn content(pack: &Pack) -> Vec<u8> {
 }
 
 #[test]
+fn a_pack_opened_again_has_the_frames_that_were_written_wherever_they_lie_and_no_other() {
+    let (directory, packs, built) = published(&noise(6_000_000, 5));
+    let frames = frames(&packs.get_complete(built.id).unwrap());
+    let last = u32::try_from(frames.len() - 1).unwrap();
+    assert!(last > 6, "too few chunks to leave gaps");
+    for (number, written) in [vec![], vec![0], vec![last], vec![1, 2, 5, last - 1]].into_iter().enumerate() {
+        let here = PackDirectory::open(&directory.path().join(format!("here-{number}"))).unwrap();
+        let pack = here.create(&built.manifest).unwrap();
+        for index in &written {
+            pack.write_frame(*index, &frames[*index as usize]).unwrap();
+        }
+        drop(pack);
+        let again = here.get(built.id).unwrap().unwrap();
+        assert_eq!(again.have().iter().collect::<Vec<_>>(), written);
+    }
+}
+
+#[test]
 fn a_pack_is_received_completed_and_read() {
     let bytes = noise(3_000_000, 1);
     let (directory, packs, built) = published(&bytes);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use lunar_common::ids::{ArtifactId, PeerKey};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,9 @@ use super::protocol::{
     write_message,
 };
 use crate::gate::Admitted;
+
+/// Packets' worth of a stream taken up at once: about what arrives between two turns of the receiving task.
+const PARTS_AT_ONCE: usize = 32;
 
 /// One connection to one peer that passed the gate. Cheap to clone; any number of requests at once.
 #[derive(Debug, Clone)]
@@ -149,12 +153,17 @@ impl Link {
         if !allowed(announced) {
             return Err(FetchError::Length { announced, wanted });
         }
-        // Gathered as it comes: filling a buffer with zeros first would touch every byte once more.
+        // Gathered as it comes: filling a buffer with zeros first would touch every byte once more. Many packets'
+        // worth at a time, for each look takes the connection's lock from the task that receives.
+        let mut parts = [const { Bytes::new() }; PARTS_AT_ONCE];
         let mut bytes = Vec::with_capacity(announced);
         while bytes.len() < announced {
-            let part = receive.read_chunk(announced - bytes.len(), true).await.map_err(FetchError::broken)?;
-            let part = part.ok_or_else(|| FetchError::broken("the peer sent less than it announced"))?;
-            bytes.extend_from_slice(&part.bytes);
+            let count = receive.read_chunks(&mut parts).await.map_err(FetchError::broken)?;
+            let count = count.ok_or_else(|| FetchError::broken("the peer sent less than it announced"))?;
+            for part in &parts[..count] {
+                let wanted = part.len().min(announced - bytes.len());
+                bytes.extend_from_slice(&part[..wanted]);
+            }
         }
         Ok(bytes)
     }

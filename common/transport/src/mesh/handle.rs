@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config::{MeshConfig, MeshError};
 use super::event::MeshEvent;
+use super::record::Providing;
 use super::start;
 
 /// Calls that may wait for the mesh's task; further callers wait at their own end.
@@ -25,6 +26,7 @@ const COMMANDS_MAX: usize = 256;
 pub struct Mesh {
     commands: mpsc::Sender<Command>,
     key: PeerKey,
+    site: SiteId,
     request_timeout: Duration,
 }
 
@@ -46,6 +48,8 @@ pub struct ConnectedPeer {
 pub struct Located {
     /// Who.
     pub peer: PeerKey,
+    /// Its site, by its own word.
+    pub site: SiteId,
     /// Control plane addresses, `ip:port`.
     pub addresses: Vec<String>,
     /// Its data plane's address, `host:port`; empty: it has none.
@@ -113,9 +117,9 @@ pub enum PublishError {
 pub(super) enum Command {
     Request { to: PeerKey, request: Box<Request>, reply: oneshot::Sender<Result<Response, RequestError>> },
     Publish { message: Box<Gossip>, reply: oneshot::Sender<Result<(), PublishError>> },
-    Provide { artifact: ArtifactId },
+    Provide { artifact: ArtifactId, of: Providing },
     StopProviding { artifact: ArtifactId },
-    Providers { artifact: ArtifactId, site: SiteId, reply: oneshot::Sender<Vec<PeerKey>> },
+    Providers { artifact: ArtifactId, of: Providing, reply: oneshot::Sender<Vec<PeerKey>> },
     Locate { peer: PeerKey, reply: oneshot::Sender<Option<Located>> },
     Peers { reply: oneshot::Sender<Vec<ConnectedPeer>> },
     ListenAddresses { reply: oneshot::Sender<Vec<String>> },
@@ -130,10 +134,10 @@ impl Mesh {
     /// [`MeshError`] if an address is wrong or in use.
     pub async fn start(config: MeshConfig) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
         let key = PeerKey(config.key.verifying_key().to_bytes());
-        let request_timeout = config.bounds.request_timeout;
+        let (site, request_timeout) = (config.site.clone(), config.bounds.request_timeout);
         let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
         let events = start::start(config, waiting).await?;
-        Ok((Self { commands, key, request_timeout }, events))
+        Ok((Self { commands, key, site, request_timeout }, events))
     }
 
     /// This machine's own key.
@@ -175,7 +179,12 @@ impl Mesh {
 
     /// Lets it be known, and keeps it known, that this machine has (part of) an artifact for its site.
     pub async fn provide(&self, artifact: ArtifactId) {
-        self.tell(Command::Provide { artifact }).await;
+        self.tell(Command::Provide { artifact, of: Providing::Site(self.site.clone()) }).await;
+    }
+
+    /// Lets it be known, and keeps it known, that this machine is an origin of an artifact for every site.
+    pub async fn provide_as_origin(&self, artifact: ArtifactId) {
+        self.tell(Command::Provide { artifact, of: Providing::Origin }).await;
     }
 
     /// Lets that knowledge run out.
@@ -186,7 +195,15 @@ impl Mesh {
     /// Machines of a site that have (part of) an artifact, as far as the directories know. Empty if none
     /// answers in time.
     pub async fn providers(&self, artifact: ArtifactId, site: SiteId) -> Vec<PeerKey> {
-        self.ask(|reply| Command::Providers { artifact, site, reply }).await.unwrap_or_default()
+        let of = Providing::Site(site);
+        self.ask(|reply| Command::Providers { artifact, of, reply }).await.unwrap_or_default()
+    }
+
+    /// Machines that say that they are origins of an artifact, as far as the directories know. Their role is what
+    /// their enrolment says, which they have to show before they are heard.
+    pub async fn origins(&self, artifact: ArtifactId) -> Vec<PeerKey> {
+        let of = Providing::Origin;
+        self.ask(|reply| Command::Providers { artifact, of, reply }).await.unwrap_or_default()
     }
 
     /// Where a machine is: by its own connection, else by the record it left with the directories.

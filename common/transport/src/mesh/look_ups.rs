@@ -13,15 +13,15 @@ use libp2p::kad::{
     Event, GetProvidersOk, GetRecordOk, InboundRequest, ProviderRecord, QueryId, QueryResult, Quorum, Record,
     RecordKey, store::RecordStore,
 };
-use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
+use lunar_common::ids::{ArtifactId, PeerKey};
 use lunar_common::time::Moment;
 use lunar_common::wire::{self, Signed};
 use tokio::sync::oneshot;
 
 use super::handle::Located;
 use super::record::{
-    ADDRESSES_MAX, PeerRecord, RECORD_BYTES_MAX, SignedRecord, issued_now_ms, provider_key, quic_multiaddr,
-    record_key, socket_address,
+    ADDRESSES_MAX, PeerRecord, Providing, RECORD_BYTES_MAX, SignedRecord, issued_now_ms, provider_key,
+    quic_multiaddr, record_key, socket_address,
 };
 use super::store::{ENTRY_TTL, RENEWAL_INTERVAL};
 use super::task::Task;
@@ -47,7 +47,7 @@ const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct LookUps {
     queries: HashMap<QueryId, Query>,
-    provided: BTreeSet<ArtifactId>,
+    provided: BTreeSet<(ArtifactId, Providing)>,
     announce_at: Option<Moment>,
     announced: Option<Moment>,
     own_addresses: Vec<SocketAddr>,
@@ -150,38 +150,42 @@ impl Task {
             }
             Err(error) => tracing::error!(%error, "this machine's record cannot be encoded"),
         }
-        for artifact in self.look_ups.provided.clone() {
-            self.start_providing(&artifact);
+        for (artifact, of) in self.look_ups.provided.clone() {
+            self.start_providing(&artifact, &of);
         }
     }
 
-    pub(super) fn provide(&mut self, artifact: ArtifactId) {
-        if self.look_ups.provided.len() >= PROVIDED_MAX && !self.look_ups.provided.contains(&artifact) {
+    pub(super) fn provide(&mut self, artifact: ArtifactId, of: Providing) {
+        let provided = (artifact, of);
+        if self.look_ups.provided.len() >= PROVIDED_MAX && !self.look_ups.provided.contains(&provided) {
             tracing::warn!(%artifact, "not announced: this machine provides {PROVIDED_MAX} artifacts already");
             return;
         }
-        self.look_ups.provided.insert(artifact);
         self.route_to_directories();
-        self.start_providing(&artifact);
+        self.start_providing(&provided.0, &provided.1);
+        self.look_ups.provided.insert(provided);
     }
 
-    fn start_providing(&mut self, artifact: &ArtifactId) {
-        let key = provider_key(&self.fleet, artifact, &self.site);
+    fn start_providing(&mut self, artifact: &ArtifactId, of: &Providing) {
+        let key = provider_key(&self.fleet, artifact, of);
         if let Err(error) = self.swarm.behaviour_mut().look_up.start_providing(key) {
             tracing::warn!(%error, %artifact, "what this machine provides is not announced");
         }
     }
 
     pub(super) fn stop_providing(&mut self, artifact: ArtifactId) {
-        self.look_ups.provided.remove(&artifact);
-        let key = provider_key(&self.fleet, &artifact, &self.site);
-        self.swarm.behaviour_mut().look_up.stop_providing(&key);
+        for of in [Providing::Site(self.site.clone()), Providing::Origin] {
+            let key = provider_key(&self.fleet, &artifact, &of);
+            if self.look_ups.provided.remove(&(artifact, of)) {
+                self.swarm.behaviour_mut().look_up.stop_providing(&key);
+            }
+        }
     }
 
     pub(super) fn look_up_providers(
         &mut self,
         artifact: ArtifactId,
-        site: &SiteId,
+        of: &Providing,
         reply: oneshot::Sender<Vec<PeerKey>>,
     ) {
         if self.look_ups.queries.len() >= QUERIES_MAX {
@@ -190,7 +194,7 @@ impl Task {
             return;
         }
         self.route_to_directories();
-        let key = provider_key(&self.fleet, &artifact, site);
+        let key = provider_key(&self.fleet, &artifact, of);
         let id = self.swarm.behaviour_mut().look_up.get_providers(key);
         let query = Query::Providers { found: BTreeSet::new(), reply, finish_at: None };
         self.look_ups.queries.insert(id, query);
@@ -395,6 +399,7 @@ impl Task {
 fn located(record: &SignedRecord) -> Located {
     Located {
         peer: record.peer,
+        site: record.record.site.clone(),
         addresses: record.record.addresses.iter().map(ToString::to_string).collect(),
         data_address: record.record.data_address.clone(),
     }

@@ -103,9 +103,24 @@ pub(crate) fn record_key(fleet: &FleetId, peer: &PeerKey) -> kad::RecordKey {
     look_up_key("lunar.key.peer.v1", &[fleet.as_str().as_bytes(), &peer.0])
 }
 
-/// The look-up key of an artifact's providers in one site.
-pub(crate) fn provider_key(fleet: &FleetId, artifact: &ArtifactId, site: &SiteId) -> kad::RecordKey {
-    look_up_key("lunar.key.providers.v1", &[fleet.as_str().as_bytes(), &artifact.0, site.as_str().as_bytes()])
+/// Which of an artifact's providers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Providing {
+    /// Those of one site.
+    Site(SiteId),
+    /// The origins, whatever their site is called: whoever seeks one need not know.
+    Origin,
+}
+
+/// The look-up key of some of an artifact's providers.
+pub(crate) fn provider_key(fleet: &FleetId, artifact: &ArtifactId, of: &Providing) -> kad::RecordKey {
+    let fleet = fleet.as_str().as_bytes();
+    match of {
+        Providing::Site(site) => {
+            look_up_key("lunar.key.providers.v1", &[fleet, &artifact.0, site.as_str().as_bytes()])
+        }
+        Providing::Origin => look_up_key("lunar.key.origins.v1", &[fleet, &artifact.0]),
+    }
 }
 
 /// BLAKE3 of length-prefixed parts.
@@ -166,13 +181,15 @@ mod tests {
     #[test]
     fn look_up_keys_differ_by_fleet_site_and_kind() {
         let fleet = |name| FleetId::new(name).unwrap();
-        let site = |name| SiteId::new(name).unwrap();
+        let site = |name| Providing::Site(SiteId::new(name).unwrap());
         let keys = [
             record_key(&fleet("moon"), &PeerKey([1; 32])),
             record_key(&fleet("mars"), &PeerKey([1; 32])),
             provider_key(&fleet("moon"), &ArtifactId([1; 32]), &site("a")),
             provider_key(&fleet("moon"), &ArtifactId([1; 32]), &site("b")),
             provider_key(&fleet("moon"), &ArtifactId([2; 32]), &site("a")),
+            provider_key(&fleet("moon"), &ArtifactId([1; 32]), &Providing::Origin),
+            provider_key(&fleet("mars"), &ArtifactId([1; 32]), &Providing::Origin),
         ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().map(kad::RecordKey::to_vec).collect();
         assert_eq!(distinct.len(), keys.len());

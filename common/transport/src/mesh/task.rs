@@ -223,9 +223,9 @@ impl Task {
                 // The caller may have gone.
                 let _ = reply.send(self.publish(&message));
             }
-            Command::Provide { artifact } => self.provide(artifact),
+            Command::Provide { artifact, of } => self.provide(artifact, of),
             Command::StopProviding { artifact } => self.stop_providing(artifact),
-            Command::Providers { artifact, site, reply } => self.look_up_providers(artifact, &site, reply),
+            Command::Providers { artifact, of, reply } => self.look_up_providers(artifact, &of, reply),
             Command::Locate { peer, reply } => self.locate(peer, reply),
             Command::Peers { reply } => {
                 let _ = reply.send(self.connected.values().map(connected_peer).collect());
