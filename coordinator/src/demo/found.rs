@@ -98,7 +98,9 @@ fn agent_program() -> Result<PathBuf, Failure> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let release = this.parent().is_some_and(|directory| directory.ends_with("release"));
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--package", "lunar-agent", "--bin", "lunar-agent"]);
+        // All packages are selected, as by the `cargo run` above: with fewer, cargo would choose fewer features of
+        // shared dependencies, and compile those once more.
+        command.args(["build", "--quiet", "--workspace", "--bin", "lunar-agent"]);
         command.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
         let status = command.status()?;
         if !status.success() {
