@@ -56,7 +56,7 @@ fn an_agent_of_another_fleet_is_dropped_by_the_mesh() {
 
     assert_eq!(other.status_of(stranger).unwrap()["peers"], 0);
     let members = fleet.ask(&["status", "--servers"])["servers"].as_array().unwrap().len();
-    assert_eq!(members, 3, "the coordinator, the origin and one agent");
+    assert_eq!(members, 1, "this fleet's server, and neither its coordinator nor the stranger");
 }
 
 #[test]

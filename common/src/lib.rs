@@ -13,6 +13,7 @@ pub mod ids;
 pub mod inventory;
 pub mod lease;
 pub mod limits;
+pub mod local;
 pub mod manifest;
 pub mod message;
 pub mod order;

@@ -1,8 +1,8 @@
 //! Handing a document to an agent on this machine: the way a halt takes while every coordinator is dead.
 //!
 //! Owns one question on an agent's local socket: a big-endian u32 length, then the wire encoding. Main
-//! invariant: it ends within a bounded time and reads a bounded answer. The words are the agent's
-//! (`lunar_agent::local_api`), of which this program knows the two it needs: shells do not know each other.
+//! invariant: it ends within a bounded time and reads a bounded answer. The words are
+//! `lunar_common::local`'s.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,35 +10,17 @@ use std::time::Duration;
 use anyhow::anyhow;
 use lunar_common::bounds::{MESSAGE_BYTES_MAX, SMALL_MESSAGE_BYTES_MAX};
 use lunar_common::document::SignedDocument;
+use lunar_common::local::{LocalRequest, LocalResponse};
 use lunar_common::wire;
 use lunar_host::exit::{Exit, Failure};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Longest wait for an answer: the agent makes one durable write.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The order of the variants is the agent's.
-#[derive(Debug, Serialize)]
-enum Question<'a> {
-    #[expect(dead_code, reason = "never asked from here; keeps its number")]
-    Status,
-    Inject(&'a SignedDocument),
-}
-
-/// The order of the variants is the agent's.
-#[derive(Debug, Deserialize)]
-enum Answer {
-    /// Never the answer to what is asked from here; keeps its number.
-    Status,
-    Injected {
-        new: bool,
-    },
-    Refused {
-        reason: String,
-    },
-}
+/// An agent's answer. Its status is never asked for from here.
+type Answer = LocalResponse<()>;
 
 /// Gives a document to the agent behind a socket. Returns whether it was new there.
 ///
@@ -60,12 +42,14 @@ pub async fn inject(socket: &Path, document: &SignedDocument) -> Result<bool, Fa
         Answer::Refused { reason } => {
             Err(Failure::new(Exit::NotTrusted, anyhow!("the agent refused it: {reason}")))
         }
-        Answer::Status => Err(Failure::new(Exit::Internal, anyhow!("the agent answered another question"))),
+        Answer::Status(_) => {
+            Err(Failure::new(Exit::Internal, anyhow!("the agent answered another question")))
+        }
     }
 }
 
 async fn ask(socket: &Path, document: &SignedDocument) -> anyhow::Result<Answer> {
-    let question = wire::encode(&Question::Inject(document), MESSAGE_BYTES_MAX)?;
+    let question = wire::encode(&LocalRequest::Inject(document.clone()), MESSAGE_BYTES_MAX)?;
     let mut stream = UnixStream::connect(socket).await?;
     stream.write_u32(u32::try_from(question.len())?).await?;
     stream.write_all(&question).await?;

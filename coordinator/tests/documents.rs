@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lunar_common::bounds::MESSAGE_BYTES_MAX;
-use lunar_common::document::{Kind, SignedDocument};
+use lunar_common::document::Kind;
+use lunar_common::local::{LocalRequest, LocalResponse};
 use lunar_common::wire;
-use serde::{Deserialize, Serialize};
 
 /// A directory with three operators' keys, and the program.
 struct Desk(tempfile::TempDir);
@@ -235,19 +235,6 @@ fn a_dry_run_writes_nothing() {
     assert!(!desk.home("documents").exists());
 }
 
-/// The agent's words, by their order.
-#[derive(Serialize, Deserialize)]
-enum Question {
-    Status,
-    Inject(SignedDocument),
-}
-
-#[derive(Serialize, Deserialize)]
-enum Answer {
-    Status,
-    Injected { new: bool },
-}
-
 #[test]
 fn a_halt_goes_to_an_agent_when_there_is_no_coordinator() {
     let desk = Desk::with_root();
@@ -259,10 +246,10 @@ fn a_halt_goes_to_an_agent_when_there_is_no_coordinator() {
         stream.read_exact(&mut length).unwrap();
         let mut bytes = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
         stream.read_exact(&mut bytes).unwrap();
-        let answer = wire::encode(&Answer::Injected { new: true }, 1024).unwrap();
+        let answer = wire::encode(&LocalResponse::<()>::Injected { new: true }, 1024).unwrap();
         stream.write_all(&u32::try_from(answer.len()).unwrap().to_be_bytes()).unwrap();
         stream.write_all(&answer).unwrap();
-        wire::decode::<Question>(&bytes, MESSAGE_BYTES_MAX).unwrap()
+        wire::decode::<LocalRequest>(&bytes, MESSAGE_BYTES_MAX).unwrap()
     });
 
     let via = format!("unix:{socket}");
@@ -270,7 +257,7 @@ fn a_halt_goes_to_an_agent_when_there_is_no_coordinator() {
 
     assert_eq!(said.code, 0, "{}", said.err);
     assert!(said.out.contains("published"), "{}", said.out);
-    let Question::Inject(document) = agent.join().unwrap() else {
+    let LocalRequest::Inject(document) = agent.join().unwrap() else {
         panic!("the agent was asked something else")
     };
     assert_eq!(document.kind, Kind::Halt);

@@ -1,6 +1,6 @@
 //! The agent's own socket: what a person on this server may ask, and hand over.
 //!
-//! Owns the words and their framing: a big-endian u32 length, then the wire encoding. Main invariant: a length
+//! Owns the framing: a big-endian u32 length, then the wire encoding; the words are `lunar_common::local`'s. Main invariant: a length
 //! over its bound is refused before anything is allocated. Who may connect is the socket file's permissions';
 //! a document handed over here passes the same gate as one from the mesh.
 
@@ -11,7 +11,6 @@ use std::io;
 
 use lunar_agent_core::node::Status;
 use lunar_common::bounds::SMALL_MESSAGE_BYTES_MAX;
-use lunar_common::document::SignedDocument;
 use lunar_common::ids::{ServerId, SiteId};
 use lunar_common::limits::Tier;
 use lunar_common::wire::{self, WireError};
@@ -19,36 +18,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use client::{ClientError, ask};
+pub use lunar_common::local::LocalRequest;
 pub use server::{LocalCall, serve};
 
 /// Largest answer: a status names every campaign that ended here.
 const RESPONSE_BYTES_MAX: usize = 16 * SMALL_MESSAGE_BYTES_MAX;
 
-/// What may be asked of a running agent on its own server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LocalRequest {
-    /// How are you?
-    Status,
-    /// Take this document in and pass it on: a halt reaches the mesh here with every coordinator dead.
-    Inject(SignedDocument),
-}
-
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LocalResponse {
-    /// To `Status`.
-    Status(Box<LocalStatus>),
-    /// To `Inject`: whether it was new here.
-    Injected {
-        /// False: it was known.
-        new: bool,
-    },
-    /// Not done.
-    Refused {
-        /// Why.
-        reason: String,
-    },
-}
+/// The answer, with this agent's words on itself.
+pub type LocalResponse = lunar_common::local::LocalResponse<LocalStatus>;
 
 /// What a running agent says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -137,11 +137,21 @@ fn servers(views: &[ServerView]) -> Table {
             view.member.tier.to_string(),
             view.member.group.as_ref().map_or("-".into(), ToString::to_string),
             view.silent_ms.map_or("never".into(), |ms| format!("{} s ago", ms / 1000)),
-            view.verdict.map_or("-".into(), |verdict| verdict.to_string()),
+            health(view),
             campaign.map_or("-".into(), |status| status.campaign.to_string()),
             campaign.map_or("-".into(), |status| status.phase.to_string()),
             campaign.map_or("-".into(), |status| format!("{}/{}", status.chunks.0, status.chunks.1)),
         ]);
     }
     table
+}
+
+/// Its verdict on itself, unless people said more: one that is out or written off is told as that.
+fn health(view: &ServerView) -> String {
+    match view.verdict {
+        _ if view.revoked => "revoked".to_owned(),
+        _ if view.written_off => "written off".to_owned(),
+        Some(verdict) => verdict.to_string(),
+        None => "-".to_owned(),
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lunar_common::enrolment::Role;
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::lease::{LimitScope, WaitReason};
 use lunar_common::message::BytesBySource;
@@ -125,10 +126,12 @@ impl Coordinator {
             .filter(move |server| server.is_counted() && terms.select.matches(&server.member))
     }
 
-    /// Every server known, by name.
+    /// Every server known that a plan could upgrade, by name: coordinators and origins are none. Those that are
+    /// out are among them, and say so: whoever looks for one must not think it was never there.
     #[must_use]
     pub fn servers(&self, now: Now) -> Vec<ServerView> {
-        self.state.servers.keys().filter_map(|server| self.server(server, now)).collect()
+        let upgraded = self.state.servers.values().filter(|server| server.member.role == Role::Agent);
+        upgraded.filter_map(|server| self.server(&server.member.server, now)).collect()
     }
 
     /// One server.
