@@ -213,6 +213,30 @@ impl Fleet {
         self.restart_logging(part, crashed, "info");
     }
 
+    /// The same, on a disk that takes no file beyond this many bytes. A file-size limit stands in for the full disk:
+    /// it needs no root, is per process, and [`Self::free_the_disk`] lifts it.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn restart_on_a_full_disk(&self, part: &Part, crashed: &Crashed, file_bytes_max: u64) {
+        // Past the limit the kernel sends a signal as well, which would end the process: it is ignored.
+        let script = format!("trap '' XFSZ; exec prlimit --fsize={file_bytes_max}: \"$@\"");
+        let mut words: Vec<OsString> = ["/bin/sh", "-c", &script, "sh"].map(OsString::from).into();
+        words.extend(crashed.words.iter().cloned());
+        self.restart(part, &Crashed { words });
+    }
+
+    /// Gives a process room again.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn free_the_disk(&self, part: &Part) {
+        let process = self.find(part).unwrap_or_else(|| panic!("{part:?} does not run"));
+        let pid = process.pid().to_string();
+        let freed = run(Path::new("prlimit"), &self.home(), ["--fsize=unlimited:", "--pid", &pid]);
+        assert_eq!(freed.code, 0, "{}", freed.err);
+    }
+
     /// The same, with logs of this detail (the syntax of `LUNAR_LOG`).
     ///
     /// # Panics

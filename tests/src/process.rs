@@ -53,6 +53,12 @@ impl Process {
         Crashed { words: self.words }
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Holds it where it is.
     ///
     /// # Panics

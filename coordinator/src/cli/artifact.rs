@@ -538,7 +538,12 @@ fn packing(error: PackError) -> Failure {
         PackError::NotThere { .. } | PackError::Incomplete { .. } => {
             Failure::new(Exit::BadInput, error).advise("`artifact add` it again")
         }
-        PackError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+        PackError::Io { source, .. }
+            if matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+            ) =>
+        {
             Failure::new(exit, error).advise("free some room: `artifact list` and `artifact remove`")
         }
         PackError::NoSpace { .. } => Failure::new(exit, error).advise("free some room, then try again"),

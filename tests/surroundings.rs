@@ -1,0 +1,113 @@
+//! A machine that refuses: disks that are full or read-only, under whole programs.
+//!
+//! Owns what an agent does then. Main invariant: its server stays on the version that it runs, the agent says
+//! where it could not write, and goes on by itself when there is room.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use lunar_tests::{Ended, Fleet, Part, programs, run, wait_until};
+
+/// Starts at once, and tries again soon and often.
+const AGAIN_AND_AGAIN: &[(&str, &str)] = &[
+    ("window_s = 4", "window_s = 0"),
+    ("jitter_s = 1", "jitter_s = 0"),
+    ("attempts_max = 1", "attempts_max = 100"),
+    ("base_s = 60", "base_s = 1"),
+    ("cap_s = 900", "cap_s = 1"),
+];
+
+/// More than the agent's store and log take, less than the artifact of 6 MiB.
+const ROOM_BYTES: u64 = 3 * 1024 * 1024;
+
+#[test]
+fn an_agent_without_room_for_the_artifact_says_so_keeps_the_old_version_and_goes_on_with_room() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    fleet.replan(AGAIN_AND_AGAIN);
+    let agent = Part::Agent(server.clone());
+    let crashed = fleet.crash(&agent);
+    fleet.restart_on_a_full_disk(&agent, &crashed, ROOM_BYTES);
+    fleet.publish();
+
+    wait_until("the agent to say what it could not keep", || {
+        let log = fleet.log(server);
+        log.contains("cannot be kept on this server") && log.contains("packs")
+    });
+    wait_until("the coordinator to know", || {
+        fleet.operator(&["history", server]).out.contains("cannot fetch")
+    });
+    assert_eq!(fleet.version_on(server), "1.0");
+    assert_eq!(fleet.served_version(server).as_deref(), Some("1.0"));
+
+    fleet.free_the_disk(&agent);
+    let events = fleet.wait_until_over(fleet.servers());
+
+    assert_eq!(events.outcomes(server).last().unwrap(), "completed");
+    assert_eq!(fleet.version_on(server), "2.0");
+    fleet.check_audit();
+}
+
+#[test]
+fn an_applier_on_a_full_disk_stops_and_names_its_store_and_the_server_stays_up_until_there_is_room() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    fleet.replan(AGAIN_AND_AGAIN);
+    let applier = Part::Applier(server.clone());
+    let crashed = fleet.crash(&applier);
+    let log = || fleet.log(&format!("{server}-applier"));
+    // Enough for its words on standard error, too little for its store.
+    fleet.restart_on_a_full_disk(&applier, &crashed, 64 * 1024);
+    fleet.publish();
+
+    wait_until("the applier to stop", || {
+        log().contains("cannot write the store") && fleet.find(&applier).is_none()
+    });
+    let store = fleet.of(server, "applier/store").display().to_string();
+    assert!(log().contains(&store) && log().contains("Free space on the disk"), "{}", log());
+    assert_eq!(fleet.served_version(server).as_deref(), Some("1.0"));
+    assert!(fleet.status_of(server).is_some(), "its other half goes on");
+
+    fleet.restart(&applier, &crashed);
+    let events = fleet.wait_until_over(fleet.servers());
+
+    assert_eq!(events.outcomes(server).last().unwrap(), "completed");
+    assert_eq!(fleet.version_on(server), "2.0");
+    fleet.check_audit();
+}
+
+#[test]
+fn agent_and_applier_on_a_read_only_directory_are_refused_with_the_directory() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    for (part, command, state) in [
+        (Part::Agent(server.clone()), ["run", "--config"], "state"),
+        (Part::Applier(server.clone()), ["apply", "--config"], "applier"),
+    ] {
+        let crashed = fleet.crash(&part);
+        let config = crashed.words.last().unwrap().to_str().unwrap().to_owned();
+        let own = fleet.of(server, state);
+        assert!(own.is_dir(), "{} is where it keeps its state", own.display());
+        let program = programs().agent.display().to_string();
+        let refused = read_only(&own, &fleet.home(), &[&program, command[0], command[1], &config]);
+        refused.is_refused(6, &[&own.display().to_string()]);
+    }
+}
+
+/// Runs a program while a directory cannot be written. Permissions do not bind root, who gets a read-only mount
+/// that nobody else sees.
+fn read_only(directory: &Path, home: &Path, words: &[&str]) -> Ended {
+    if nix::unistd::geteuid().is_root() {
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        let place = directory.to_str().unwrap();
+        return run(Path::new("unshare"), home, [&["-m", "sh", "-c", script, place], words].concat());
+    }
+    let allow = |mode| fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o500);
+    let ended = run(Path::new(words[0]), home, &words[1..]);
+    allow(0o700);
+    ended
+}
