@@ -252,6 +252,9 @@ fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan) -> Vec<Str
         if plan.fleet != *trust.fleet() {
             warnings.push(format!("it is for fleet {}; this is fleet {}", plan.fleet, trust.fleet()));
         }
+        if !trust.root().keys.contains_key(&plan.author) {
+            warnings.push(format!("author {} is no key of the trust root: it would be refused", plan.author));
+        }
         if let Some(halt) = trust.halt_in_force(&plan.campaign) {
             warnings
                 .push(format!("a halt is in force ({}): nothing starts until it is resumed", halt.reason));

@@ -66,9 +66,12 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     let store = Arc::new(Store::open_with_cache(&state, CACHE_BYTES).map_err(store_failure)?);
     let trust = trust(&home, &store)?;
     let key_path = config.key.clone().unwrap_or_else(|| home.path().join("identity.key"));
-    let key = keys::load(&key_path)
-        .or_exit(Exit::Environment)
-        .map_err(|failure| failure.advise("make the coordinator's key, and have it enrolled"))?;
+    let key = keys::load(&key_path).or_exit(Exit::Environment).map_err(|failure| {
+        failure.advise(
+            "make the coordinator's key with `lunar-coordinator enroll keygen`, and enrol it with \
+                     `lunar-coordinator enroll new NAME --role coordinator --machine-key FILE.pub`",
+        )
+    })?;
     let me = own_enrolment(&trust, keys::peer_key(&key), &key_path)?;
 
     let mut core = Coordinator::new(config.thresholds());

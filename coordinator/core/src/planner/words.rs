@@ -40,11 +40,12 @@ impl fmt::Display for Assessment {
             let finish = self.finish_s.map_or_else(String::new, duration_up);
             writeln!(
                 f,
-                "FEASIBLE: {servers} servers, at best all done after {finish} of {}.",
+                "FEASIBLE: {}, at best all done after {finish} of {}.",
+                counted(*servers),
                 self.window()
             )?;
         } else {
-            writeln!(f, "INFEASIBLE: {servers} servers cannot all be done in {}.", self.window())?;
+            writeln!(f, "INFEASIBLE: {} cannot all be done in {}.", counted(*servers), self.window())?;
         }
         writeln!(f, "  from {start} to {expires}")?;
         writeln!(
@@ -109,7 +110,8 @@ impl Assessment {
             Some(finish_s) => format!("{done} done in time, all after {}", duration_up(finish_s)),
         };
         format!(
-            "{scope}: {servers} servers, limit {limit}{held}: needs {} slot-hours, has {}; {finish}",
+            "{scope}: {}, limit {limit}{held}: needs {} slot-hours, has {}; {finish}",
+            counted(*servers),
             hours_up(share.needed_slot_s),
             hours_down(share.available_slot_s),
         )
@@ -140,6 +142,10 @@ impl Assessment {
         }
         Ok(())
     }
+}
+
+fn counted(servers: u64) -> String {
+    if servers == 1 { "1 server".to_owned() } else { format!("{servers} servers") }
 }
 
 fn named(scope: &LimitScope) -> String {
