@@ -6,6 +6,7 @@
 //! change a core: what is wrong is put in at the edges, as the network, the disk and the power do it.
 
 pub mod faults;
+pub mod forecast;
 pub mod invariants;
 pub mod measure;
 pub mod observe;

@@ -31,7 +31,7 @@ pub enum State {
     Ready,
     /// Fetches, unpacks, verifies.
     Fetching,
-    /// Has not begun.
+    /// Has not begun, or not begun again.
     Waiting,
 }
 
@@ -61,6 +61,15 @@ impl State {
         }
     }
 
+    /// The state that a phase is shown as while an attempt may follow: whoever went back waits for its turn.
+    #[must_use]
+    pub fn under_way(phase: Phase) -> Self {
+        match Self::of(phase) {
+            Self::Complete | Self::Back => Self::Waiting,
+            state => state,
+        }
+    }
+
     /// For people.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -71,7 +80,7 @@ impl State {
             Self::RollingBack => "rolling back",
             Self::Ready => "ready, waiting for a lease",
             Self::Fetching => "fetching",
-            Self::Waiting => "not begun",
+            Self::Waiting => "waiting for its turn",
         }
     }
 }

@@ -9,6 +9,7 @@ mod numbers;
 mod seats;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lunar_common::document::{Place, explain_toml};
 use lunar_common::ids::SiteId;
@@ -97,6 +98,9 @@ pub struct Fleet {
     /// Kinds of machines. Absent: all are alike.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<Hardware>,
+    /// Every server's seat, where a real inventory says it. Never written: a scenario for people has counts.
+    #[serde(skip)]
+    pub seated: Option<Arc<[Seat]>>,
 }
 
 /// Servers a tier.
@@ -451,6 +455,13 @@ impl Scenario {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field of a scenario has a form in TOML")
+    }
+
+    /// Everything impossible in it, as `key: problem`; for one that was not read from a text.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let found = check::problems(self, "");
+        found.into_iter().map(|Problem { key, problem, .. }| format!("{key}: {problem}")).collect()
     }
 
     /// How many servers there are.

@@ -172,7 +172,7 @@ impl Truth {
 pub(crate) fn state_of(server: &Server) -> State {
     let Some(journal) = &server.journal else { return State::Waiting };
     match (&journal.active, journal.finished.values().next()) {
-        (Some(active), _) => State::of(active.state.phase()),
+        (Some(active), _) => State::under_way(active.state.phase()),
         (None, Some(end)) => State::of(end.phase),
         (None, None) => State::Waiting,
     }

@@ -94,6 +94,9 @@ fn down(text: &mut String, down: &[DownFigures]) -> fmt::Result {
 fn links(text: &mut String, figures: &Figures) -> fmt::Result {
     let links = &figures.links;
     let once = links.artifact_bytes;
+    if links.earth_bytes + links.between_bytes + links.within_bytes == 0 {
+        return writeln!(text, "Links             no chunk was carried in this world\n");
+    }
     writeln!(text, "Links             chunks, as multiples of the artifact ({})", bytes(once))?;
     for (way, carried) in [
         ("Earth", links.earth_bytes),

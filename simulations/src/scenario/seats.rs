@@ -27,6 +27,9 @@ impl Scenario {
     /// Every server's seat: tier 1 first, and in each tier the sites mixed by their shares.
     #[must_use]
     pub fn seats(&self) -> Vec<Seat> {
+        if let Some(seated) = &self.fleet.seated {
+            return seated.to_vec();
+        }
         let counts = site_counts(self);
         let mut clusters = Clusters::new(counts.len(), self.fleet.cluster_servers);
         let mut taken = vec![0usize; counts.len()];

@@ -67,7 +67,9 @@ fn tiles(result: &RunResult) -> String {
     let done = figures.tiers.iter().map(|tier| tier.done_ms).collect::<Option<Vec<_>>>();
     let done = done.and_then(|ends| ends.into_iter().max());
     let links = &figures.links;
-    let last = links.last_byte_ms.map_or_else(|| "never".to_owned(), duration);
+    let last = links.last_byte_ms.map_or_else(|| "–".to_owned(), duration);
+    let over_earth =
+        if carried(result) { times(links.earth_bytes, links.artifact_bytes) } else { "–".to_owned() };
     let tiles = [
         (done.map_or_else(|| "not done".to_owned(), duration), format!("campaign, of {}", days(result))),
         (
@@ -78,7 +80,7 @@ fn tiles(result: &RunResult) -> String {
             if limits_held { "kept" } else { "<em>broken</em>" }.to_owned(),
             "every limit on servers down".to_owned(),
         ),
-        (times(links.earth_bytes, links.artifact_bytes), "the artifact over the link to Earth".to_owned()),
+        (over_earth, "the artifact over the link to Earth".to_owned()),
         (last, "until the last server had every byte".to_owned()),
         (count(checked), format!("checks of {} invariants", figures.checks.len())),
     ];
@@ -152,7 +154,16 @@ fn completion(result: &RunResult) -> String {
     )
 }
 
+/// Whether any chunk was carried at all.
+fn carried(result: &RunResult) -> bool {
+    let links = &result.figures.links;
+    links.earth_bytes + links.between_bytes + links.within_bytes > 0
+}
+
 fn links(result: &RunResult, scenario: &Scenario) -> String {
+    if !carried(result) {
+        return figure("Link use", "No chunk was carried in this world.", "", "");
+    }
     let series = &result.series;
     let step_ms = series.links_step_ms.max(1);
     let earth = &scenario.links.earth;
