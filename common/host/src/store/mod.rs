@@ -9,11 +9,13 @@
 //! waiting for the disk: every commit ends with an fdatasync. Values that do not fit its buffers go to files of
 //! their own, never synced: values are cut into pieces. And while it opens, it frees parts of its file by a
 //! snapshot whose name it has not synced: it is given a copy to open, which becomes the store in one step,
-//! once it was read from end to end and synced.
+//! once it was read from end to end and synced. And it may never come back from a damaged tree: opening has
+//! an end all the same.
 
 mod error;
 mod mark;
 mod opening;
+mod patience;
 mod pieces;
 #[cfg(test)]
 mod power_cut;
@@ -96,6 +98,7 @@ struct State {
     failed: bool,
 }
 
+#[derive(Clone, Copy)]
 struct Options {
     cache_bytes: u64,
     /// Off only in the test that proves that a missing sync is noticed.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::mark::Mark;
+use super::patience::{Patience, within};
 use super::pieces::{KEY_GENESIS, KEY_TALLY, checksum};
 use super::tally::Tally;
 use super::{Options, State, Store, StoreError};
@@ -26,7 +27,15 @@ const LOCK_TRIES: u32 = 50;
 const LOCK_TRY_EVERY: Duration = Duration::from_millis(10);
 
 impl Store {
+    /// Opens, with an end to it: see [`super::patience`].
     pub(super) fn open_as(directory: &Path, options: &Options) -> Result<Self, StoreError> {
+        let patience = Patience::for_store(bytes_of(directory));
+        let (place, options) = (directory.to_owned(), *options);
+        within(patience, move || Self::open_patiently(&place, &options))
+            .map_err(|detail| StoreError::Damaged { path: directory.join("store"), detail })?
+    }
+
+    fn open_patiently(directory: &Path, options: &Options) -> Result<Self, StoreError> {
         let open_failed = |source| StoreError::Open { path: directory.join("store"), source };
         std::fs::create_dir_all(directory).map_err(open_failed)?;
         let lock = lock(directory)?;
@@ -117,6 +126,10 @@ impl Store {
             let (key, value) = item?;
             found.values += 1;
             found.toggle(&checksum(&key, &value));
+            if found.values > tally.values {
+                // Also how a tree that leads back into itself looks.
+                break;
+            }
         }
         if found != tally {
             let detail = format!("it holds {} values that are whole, of {}", found.values, tally.values);
@@ -193,6 +206,14 @@ fn lock(directory: &Path) -> Result<Flock<File>, StoreError> {
         std::thread::sleep(LOCK_TRY_EVERY);
     }
     Err(StoreError::InUse { path: directory.join("store") })
+}
+
+/// What the largest store in a directory takes on the disk; 0 if there is none or it cannot be read, which
+/// opening it will tell.
+fn bytes_of(directory: &Path) -> u64 {
+    let length = |generation| std::fs::metadata(generation_path(directory, generation).join("db"));
+    let found = generations(directory).unwrap_or_default();
+    found.into_iter().filter_map(|generation| Some(length(generation).ok()?.len())).max().unwrap_or(0)
 }
 
 /// The generations that lie in a directory, lowest first.

@@ -11,7 +11,7 @@ mod trace;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{CACHE_BYTES_SMALL, Options, Store, StoreError, Write};
 use disk::{Disk, Draw};
@@ -20,8 +20,13 @@ use trace::Call;
 const DIRECTORY: &str = "LUNAR_TEST_POWER_CUT";
 const FIRST: &str = "LUNAR_TEST_POWER_CUT_FIRST";
 const SYNCING: &str = "LUNAR_TEST_POWER_CUT_SYNCING";
+const IMAGE: &str = "LUNAR_TEST_POWER_CUT_IMAGE";
+const ACKNOWLEDGED: &str = "LUNAR_TEST_POWER_CUT_ACKNOWLEDGED";
 const COMMITS_PER_PROCESS: u64 = 120;
 const IMAGES: usize = 120;
+/// Address space and processor time of one judgement: many times what a whole store needs.
+const MEMORY_BYTES_MAX: u64 = 8 << 30;
+const CPU_S_MAX: u64 = 60;
 
 #[test]
 fn no_power_cut_loses_an_acknowledged_commit_or_shows_half_of_one() {
@@ -57,6 +62,19 @@ fn the_recorded_process() {
         writeln!(out, "ack {commit}").unwrap();
     }
     std::process::exit(0);
+}
+
+/// Not a test of its own: what judges one image, and dies with it if the store's library goes round in circles.
+#[test]
+fn the_judging_process() {
+    use nix::sys::resource::{Resource, setrlimit};
+    let Some(image) = std::env::var_os(IMAGE) else { return };
+    setrlimit(Resource::RLIMIT_AS, MEMORY_BYTES_MAX, MEMORY_BYTES_MAX).unwrap();
+    setrlimit(Resource::RLIMIT_CPU, CPU_S_MAX, CPU_S_MAX).unwrap();
+    let acknowledged = std::env::var(ACKNOWLEDGED).unwrap().parse().unwrap();
+    let judged = judge(Path::new(&image), acknowledged);
+    eprintln!("{judged:?}");
+    std::process::exit(i32::from(judged.is_err()));
 }
 
 struct Verdict {
@@ -121,7 +139,7 @@ fn replay(recording: &Recording, images: usize) -> Verdict {
         verdict.images += 1;
         let image = image_directory();
         verdict.losing += usize::from(disk.cut_power(image.path(), &mut draw));
-        if let Err(problem) = judge(image.path(), acknowledged) {
+        if let Err(problem) = judged_apart(image.path(), acknowledged) {
             verdict
                 .failures
                 .push(format!("call {position}, after acknowledgement {acknowledged}: {problem}"));
@@ -134,6 +152,20 @@ fn replay(recording: &Recording, images: usize) -> Verdict {
 /// In memory where there is such a place: what is judged here is what was kept, not how it is kept.
 fn image_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// What [`judge`] says, in a process of its own: a damaged tree can send the store's library round for ever,
+/// and a thread cannot be ended.
+fn judged_apart(image: &Path, acknowledged: u64) -> Result<(), String> {
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::power_cut::the_judging_process", "--nocapture", "--test-threads=1"])
+        .env(IMAGE, image)
+        .env(ACKNOWLEDGED, acknowledged.to_string())
+        .stdout(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    if ended.status.success() { Ok(()) } else { Err(format!("{}: {said}", ended.status)) }
 }
 
 /// Whether a disk holds all that was acknowledged, and of the commit under way all or nothing.
