@@ -37,6 +37,45 @@ fn agents_that_may_not_run_are_refused_each_with_its_own_exit_code() {
 }
 
 #[test]
+fn appliers_that_may_not_run_are_refused_each_with_its_own_exit_code() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    let config = fleet.of(server, "etc/applier.toml");
+    let written = fs::read_to_string(&config).unwrap();
+    let apply = |name: &str, change: &dyn Fn(String) -> String| {
+        let own = fleet.of(server, &format!("applier-{name}")).display().to_string();
+        let state = fleet.of(server, "applier").display().to_string();
+        let path = fleet.of(server, &format!("etc/{name}.toml"));
+        let text = written.replace(&format!("state = \"{state}\""), &format!("state = \"{own}\""));
+        let changed = change(text.clone());
+        assert_ne!(changed, text, "{name} changes nothing, and would run for ever");
+        fs::write(&path, changed).unwrap();
+        let path = path.display().to_string();
+        run(&programs().agent, &fleet.home(), ["apply", "--applier-config", &path])
+    };
+    let file = fleet.home().join("a-file");
+    fs::write(&file, "").unwrap();
+    let missing = fleet.home().join("nowhere.toml").display().to_string();
+
+    let second = fleet.on(server, &["apply", "--applier-config", &config.display().to_string()]);
+    let misspelt = apply("misspelt", &|text| text.replace("packs =", "pakcs ="));
+    let relative = apply("relative", &|text| text.replacen("root = \"/", "root = \"", 1));
+    let unwritable = apply("unwritable", &|text| {
+        let own = fleet.of(server, "applier-unwritable").display().to_string();
+        text.replace(&own, &file.join("x").display().to_string())
+    });
+    let unsigned = apply("unsigned", &|text| text.replace("enrolment.toml", "trust-root.toml"));
+    let nowhere = run(&programs().agent, &fleet.home(), ["apply", "--applier-config", &missing]);
+
+    second.is_refused(7, &["applier", "another applier runs here"]);
+    misspelt.is_refused(3, &["misspelt.toml", "pakcs"]);
+    relative.is_refused(3, &["relative.toml", "`root` must be an absolute path"]);
+    unwritable.is_refused(6, &["a-file"]);
+    unsigned.is_refused(3, &["trust-root.toml", "keys"]);
+    nowhere.is_refused(3, &["nowhere.toml"]);
+}
+
+#[test]
 fn an_agent_of_another_fleet_is_dropped_by_the_mesh() {
     let (fleet, other) = (Fleet::found(1), Fleet::found(1));
     let (server, stranger) = (&fleet.servers()[0], &other.servers()[0]);
