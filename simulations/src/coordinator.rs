@@ -24,7 +24,6 @@ use crate::event::Event;
 use crate::faults::CoordinatorEdge;
 use crate::network::{Caller, Request};
 use crate::options::Mutant;
-use crate::server::wall;
 use crate::world::World;
 
 /// Copies of the log that an operator keeps.
@@ -136,7 +135,10 @@ impl Host {
 
 impl World {
     pub(crate) fn coordinator_now(&self) -> Now {
-        Now { moment: Moment(self.at_ms + 1_000), wall: self.host.trust.trusted_time(wall(self.at_ms)) }
+        Now {
+            moment: Moment(self.at_ms + 1_000),
+            wall: self.host.trust.trusted_time(self.edges.coordinator_clock.wall(self.at_ms)),
+        }
     }
 
     pub(crate) fn coordinator_up(&mut self) {
@@ -201,6 +203,9 @@ impl World {
 
     /// A request of an agent arrives.
     pub(crate) fn arrives(&mut self, request: Request, caller: Caller) {
+        if self.old_takes(&request, caller) {
+            return;
+        }
         if self.host.core.is_none() {
             return self.give_up(caller);
         }
@@ -250,10 +255,20 @@ impl World {
 
     fn tell_members(&mut self, caller: Caller, ask: lunar_agent_core::input::AskId) {
         let seat = self.servers[caller.server].seat;
-        let others = seat.group.map_or(&[][..], |group| &self.groups[group]);
-        let others = others.iter().filter(|member| **member != caller.server);
-        let members: Vec<SignedDocument> = others
-            .filter_map(|member| self.host.trust.machine_named(&self.servers[*member].name))
+        let trust = &self.host.trust;
+        let asking = trust.machine_named(&self.servers[caller.server].name);
+        let wanted = asking.and_then(|machine| machine.group.clone());
+        // By the seats, which is faster, for as long as everyone is enrolled as they stand.
+        let anyone: Vec<usize> = if self.servers.iter().any(|server| server.group_is_wrong) {
+            (0..self.servers.len()).collect()
+        } else {
+            seat.group.map_or_else(Vec::new, |group| self.groups[group].clone())
+        };
+        let members: Vec<SignedDocument> = anyone
+            .iter()
+            .filter(|member| **member != caller.server)
+            .filter_map(|member| trust.machine_named(&self.servers[*member].name))
+            .filter(|machine| wanted.is_some() && machine.group == wanted)
             .map(|machine| (**machine.document()).clone())
             .collect();
         self.reply(caller, lunar_agent_core::input::Input::GroupMembers { ask, members: Some(members) });
@@ -264,7 +279,7 @@ impl World {
         if self.host.core.is_none() || kept_back {
             return;
         }
-        let input = match self.host.trust.accept(document, wall(self.at_ms)) {
+        let input = match self.host.trust.accept(document, self.edges.coordinator_clock.wall(self.at_ms)) {
             Err(_) | Ok(Accepted::Known) => return,
             Ok(Accepted::TrustRoot(_) | Accepted::Revocation(_)) => {
                 Input::MembersChanged(self.host.in_force())
@@ -305,6 +320,10 @@ impl World {
                     (CoordinatorEdge::BeforeSend, CoordinatorEdge::AfterSend)
                 }
             };
+            if matches!(effect, Effect::Append(_)) && self.edges.coordinator_full_until > self.at_ms {
+                self.sometimes.insert("the coordinator stopped because its disk was full");
+                return self.kill_coordinator(5_000);
+            }
             if let Some(up_in) = self.edges.coordinator_dies(before) {
                 return self.kill_coordinator(up_in);
             }
@@ -355,6 +374,10 @@ impl World {
     }
 
     fn remember_rare(&mut self, event: &EventBody) {
+        if let EventBody::Reaped { server, .. } = event {
+            let number = self.documents.numbered(server);
+            self.servers[number].written_off = true;
+        }
         let rare = match event {
             EventBody::Lost { .. } => "a lease was lost",
             EventBody::Found { .. } => "a lost lease was found",
@@ -372,11 +395,11 @@ impl World {
         self.sometimes.insert(rare);
     }
 
-    fn sign_grant(&self, grant: &lunar_common::lease::Grant) -> Signed {
+    pub(crate) fn sign_grant(&self, grant: &lunar_common::lease::Grant) -> Signed {
         Signed::sign(grant, &self.documents.coordinator.key).expect("a grant is small")
     }
 
-    fn translate(&self, caller: Caller, answer: Answer) -> Option<lunar_agent_core::input::Input> {
+    pub(crate) fn translate(&self, caller: Caller, answer: Answer) -> Option<lunar_agent_core::input::Input> {
         use lunar_agent_core::input::Input as NodeInput;
 
         use crate::network::About;

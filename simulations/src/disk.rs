@@ -79,6 +79,11 @@ impl Disk {
         }
     }
 
+    /// A bit of a release turns.
+    pub(crate) fn spoil_release(&mut self, id: ArtifactId) {
+        self.releases.insert(id, false);
+    }
+
     /// The power came back: the service starts with what the link says.
     pub(crate) fn boot(&mut self) {
         self.service = self.link;

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 
 use ed25519_dalek::SigningKey;
 use lunar_common::document::{Kind, SignedDocument};
-use lunar_common::enrolment::{Enrolment, Role};
+use lunar_common::enrolment::{Enrolment, Revocation, Role};
 use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PeerKey, Sequence, ServerId, SiteId};
 use lunar_common::limits::{Limits, PlaceLimits, Tier, TierLimits};
 use lunar_common::plan::{LeaseTerms, Retry, Spread};
@@ -64,9 +64,9 @@ pub(crate) fn release_name() -> ArtifactName {
 
 impl Documents {
     pub(crate) fn new(scenario: &Scenario, seats: &[Seat], wide_limits: bool) -> Self {
-        let mut anchor = TrustState::anchored(&root()).expect("the root is signed by its own key");
+        let mut anchor = TrustState::anchored(&root(1)).expect("the root is signed by its own key");
         let coordinator =
-            machine("coordinator", u64::MAX, Role::Coordinator, &Place::of_coordinator(scenario));
+            machine("coordinator", u64::MAX, Role::Coordinator, &Place::of_coordinator(scenario), 1);
         anchor.accept(&coordinator.enrolment, START).expect("the coordinator's enrolment is genuine");
         let sites = scenario.site_names();
         let servers: Vec<Machine> = seats
@@ -74,14 +74,14 @@ impl Documents {
             .enumerate()
             .map(|(number, seat)| {
                 let place = Place::of(seat, &sites);
-                machine(&format!("srv-{number}"), number as u64, Role::Agent, &place)
+                machine(&format!("srv-{number}"), number as u64, Role::Agent, &place, 1)
             })
             .collect();
         let mut all = anchor.clone();
         for machine in &servers {
             all.accept(&machine.enrolment, START).expect("the enrolment is genuine");
         }
-        let plan = plan(scenario, wide_limits);
+        let plan = plan(scenario, wide_limits, 1);
         if servers.len() >= LARGE_FLEET {
             anchor.accept(&plan, START).expect("the plan is genuine");
         }
@@ -133,7 +133,7 @@ impl Place {
     }
 }
 
-fn machine(name: &str, number: u64, role: Role, place: &Place) -> Machine {
+fn machine(name: &str, number: u64, role: Role, place: &Place, sequence: u64) -> Machine {
     let mut seed = [50u8; 32];
     seed[..8].copy_from_slice(&number.to_le_bytes());
     let key = SigningKey::from_bytes(&seed);
@@ -142,7 +142,7 @@ fn machine(name: &str, number: u64, role: Role, place: &Place) -> Machine {
         format: 1,
         fleet: "moon".parse().expect("a valid name"),
         server: ServerId::new(name).expect("a valid name"),
-        sequence: Sequence(1),
+        sequence: Sequence(sequence),
         issued: START,
         expires: None,
         key: peer,
@@ -160,7 +160,7 @@ fn machine(name: &str, number: u64, role: Role, place: &Place) -> Machine {
 }
 
 /// A halt of everything, or the end of one.
-pub(crate) fn stop(kind: Kind, sequence: u64) -> SignedDocument {
+pub(crate) fn stop(kind: Kind, sequence: u64, signer: Signer) -> SignedDocument {
     let expires = match kind {
         Kind::Resume => format!("expires = \"{FAR}\"\n"),
         _ => String::new(),
@@ -168,7 +168,7 @@ pub(crate) fn stop(kind: Kind, sequence: u64) -> SignedDocument {
     let text = format!(
         "format = 1\nfleet = \"moon\"\nsequence = {sequence}\nissued = \"{START}\"\n{expires}reason = \"smoke\"\n"
     );
-    signed(kind, &text)
+    signed_by(signer, kind, &text)
 }
 
 /// The parts of a plan that a scenario writes in the plan's own words.
@@ -180,9 +180,10 @@ struct SameWords<'a> {
     retry: &'a Retry,
 }
 
-fn plan(scenario: &Scenario, wide: bool) -> SignedDocument {
+/// The plan, or a later generation of it.
+pub(crate) fn plan(scenario: &Scenario, wide: bool, generation: u64) -> SignedDocument {
     let mut text = format!(
-        "format = 1\nfleet = \"moon\"\ncampaign = \"web-2\"\ngeneration = 1\nauthor = \"ann\"\n\
+        "format = 1\nfleet = \"moon\"\ncampaign = \"web-2\"\ngeneration = {generation}\nauthor = \"ann\"\n\
          issued = \"{START}\"\nexpires = \"{FAR}\"\n\
          [[artifact]]\nname = \"web\"\nversion = \"2\"\nid = \"{NEW}\"\nmanifest_bytes = {}\nbytes = {}\n\
          [[artifact.from]]\nversion = \"1\"\nid = \"{OLD}\"\n\
@@ -223,24 +224,69 @@ fn widened(limits: &Limits) -> Limits {
     wide
 }
 
-fn root() -> SignedDocument {
-    let key = ann().public_key().to_openssh().expect("a public key can be written");
+/// Who signs. From the second trust root on, both may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signer {
+    Ann,
+    Ben,
+}
+
+impl Signer {
+    fn key(self) -> PrivateKey {
+        PrivateKey::from(Ed25519Keypair::from_seed(&match self {
+            Self::Ann => [1; 32],
+            Self::Ben => [2; 32],
+        }))
+    }
+
+    fn line(self, name: &str) -> String {
+        let key = self.key().public_key().to_openssh().expect("a public key can be written");
+        format!("{name} = \"{key}\"\n")
+    }
+}
+
+/// The trust root of this version.
+pub(crate) fn root(version: u64) -> SignedDocument {
     let mut text = format!(
-        "format = 1\nfleet = \"moon\"\nversion = 1\nissued = \"{START}\"\nexpires = \"{FAR}\"\n[keys]\nann = \"{key}\"\n"
+        "format = 1\nfleet = \"moon\"\nversion = {version}\nissued = \"{START}\"\nexpires = \"{FAR}\"\n[keys]\n{}",
+        Signer::Ann.line("ann")
     );
+    let mut holders = "\"ann\"";
+    if version > 1 {
+        text.push_str(&Signer::Ben.line("ben"));
+        holders = "\"ann\", \"ben\"";
+    }
     for role in ["root", "plan", "halt", "resume", "enroll", "revoke", "reap"] {
-        write!(text, "[[role]]\nname = \"{role}\"\nkeys = [\"ann\"]\nthreshold = 1\n")
+        write!(text, "[[role]]\nname = \"{role}\"\nkeys = [{holders}]\nthreshold = 1\n")
             .expect("a text takes a text");
     }
     signed(Kind::TrustRoot, &text)
 }
 
-fn ann() -> PrivateKey {
-    PrivateKey::from(Ed25519Keypair::from_seed(&[1; 32]))
+/// The machines that are out.
+pub(crate) fn revocation(sequence: u64, keys: Vec<PeerKey>) -> SignedDocument {
+    let list = Revocation {
+        format: 1,
+        fleet: "moon".parse().expect("a valid name"),
+        sequence: Sequence(sequence),
+        issued: START,
+        keys,
+    };
+    signed(Kind::Revocation, &toml::to_string(&list).expect("a list can be written"))
 }
 
-fn signed(kind: Kind, body: &str) -> SignedDocument {
-    let signature = ann()
+/// The enrolment of a server, given out once more.
+pub(crate) fn enrolment_again(number: u64, seat: &Seat, sites: &[SiteId], sequence: u64) -> SignedDocument {
+    machine(&format!("srv-{number}"), number, Role::Agent, &Place::of(seat, sites), sequence).enrolment
+}
+
+pub(crate) fn signed(kind: Kind, body: &str) -> SignedDocument {
+    signed_by(Signer::Ann, kind, body)
+}
+
+fn signed_by(signer: Signer, kind: Kind, body: &str) -> SignedDocument {
+    let signature = signer
+        .key()
         .sign(kind.namespace(), HashAlg::Sha512, body.as_bytes())
         .and_then(|signature| signature.to_pem(LineEnding::LF))
         .expect("an ed25519 key signs anything");

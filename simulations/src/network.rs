@@ -50,8 +50,7 @@ pub(crate) struct Caller {
 impl World {
     /// Sends something between a server and another machine. When it arrives; `None`: never.
     pub(crate) fn send(&mut self, server: usize, event: Event) -> Option<u64> {
-        let lost = self.edges.loss.rate(self.at_ms);
-        if self.is_cut_off(server) || self.chance.happens(lost, server, Purpose::Loss) {
+        if self.is_swallowed(server, &event) {
             return None;
         }
         let way = self.way_ms(server);
@@ -74,10 +73,6 @@ impl World {
         let near = self.servers[server].seat.site == 0;
         let span = if near { links.site.latency_ms } else { links.between.latency_ms };
         self.chance.between(span.low, span.high, server, Purpose::Way)
-    }
-
-    pub(crate) fn is_cut_off(&self, server: usize) -> bool {
-        self.servers[server].partitioned_until > self.at_ms
     }
 
     /// A node asks the coordinator.

@@ -16,7 +16,7 @@ use lunar_common::wire::Signed;
 use crate::chance::Purpose;
 use crate::documents::NEW;
 use crate::event::{Event, ToApplier};
-use crate::faults::CrashAt;
+use crate::faults::{CrashAt, ProcessEdge};
 use crate::network::{About, Request};
 use crate::options::Mutant;
 use crate::server::Asker;
@@ -89,7 +89,7 @@ impl World {
     pub(crate) fn carry_out_node(&mut self, server: usize) {
         self.truth.touched.push(server);
         while let Some(effect) = self.servers[server].node.as_mut().and_then(|node| node.poll_effect()) {
-            if let Some(crash) = CrashAt::passes(&mut self.servers[server].node_crash) {
+            if let Some(crash) = CrashAt::passes(&mut self.servers[server].node_crash, ProcessEdge::Effect) {
                 return self.kill_node(server, crash.for_ms);
             }
             self.carry_out_node_effect(server, effect);
@@ -137,7 +137,7 @@ impl World {
                 let to = self.documents.numbered(&member.server);
                 let caller = self.call(server, About::Member { ask, member: to });
                 self.give_up(caller);
-                if !self.is_cut_off(to) {
+                if !self.is_deaf(to) {
                     let asker = Asker { server, life, call: caller.call, ask };
                     let question = Box::new((asker, question));
                     self.send(server, Event::GroupAsked { server: to, question });
@@ -182,7 +182,7 @@ impl World {
         let answer = answer.map(|answer| GroupAnswer { up: answer.up || lies, ..answer });
         let answer = answer.map(|answer| Signed::sign(&answer, key).expect("an answer is small"));
         let input = Input::GroupAnswered { ask: asker.ask, member: self.name(server).clone(), answer };
-        if !self.is_cut_off(asker.server) {
+        if !self.is_deaf(asker.server) {
             self.send(server, Event::reply(asker.server, asker.life, asker.call, input));
         }
     }
@@ -194,6 +194,7 @@ impl World {
         let late = at.fails_late_ms.is_some_and(|after| self.at_ms >= at.restarted_ms + after);
         let found = match at.disk.service {
             None => "not running",
+            Some(_) if (at.broken_from..at.broken_until).contains(&self.at_ms) => "it failed by itself",
             Some(NEW) if at.bad_release || late => "the new release does not answer",
             Some(_) if self.at_ms < at.ready_ms => "still starting",
             Some(_) if flaps => "refused",
@@ -203,6 +204,9 @@ impl World {
     }
 
     fn keep_node_record(&mut self, server: usize, record: Record) {
+        if self.node_write_fails(server) {
+            return;
+        }
         match record {
             Record::Journal(journal) => {
                 let was_down = self.servers[server].is_down();
@@ -217,6 +221,7 @@ impl World {
             Record::Trust(trust) => self.servers[server].trust = Some(trust),
         }
         self.check(server);
+        self.node_written(server);
     }
 
     pub(crate) fn grant_arrives(&mut self, server: usize, grant: Signed) {

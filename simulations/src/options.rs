@@ -29,6 +29,10 @@ pub enum Mutant {
     LyingNeighbours,
     /// Halts are acknowledged in the agent's and the coordinator's place, and never handed to them.
     HaltsKeptBack,
+    /// A half goes on although a record could not be written.
+    IgnoresFullDisk,
+    /// An old life of the coordinator answers with grants that it cannot write down.
+    OldCoordinatorGrants,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
 }

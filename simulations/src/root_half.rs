@@ -15,7 +15,7 @@ use lunar_common::wire::Signed;
 
 use crate::chance::Purpose;
 use crate::event::{Event, ToApplier};
-use crate::faults::CrashAt;
+use crate::faults::{CrashAt, ProcessEdge};
 use crate::options::Mutant;
 use crate::world::World;
 
@@ -124,7 +124,12 @@ impl World {
             return;
         }
         let Some((_, step)) = at.step.take_if(|(running, _)| *running == run) else { return };
-        let mut failure = at.disk.end(&step);
+        let mut failure = if self.has_no_room(server, &step) {
+            Some("no space left on the device".to_owned())
+        } else {
+            self.servers[server].disk.end(&step)
+        };
+        let at = &mut self.servers[server];
         let restarted = matches!(step, Step::Restart { .. });
         if self.options.mutant == Some(Mutant::HalfStaged) {
             at.disk.spoil(&step);
@@ -143,12 +148,13 @@ impl World {
         let _ = self.carry_out_applier(server);
     }
 
-    fn carry_out_applier(&mut self, server: usize) -> Option<Reply> {
+    pub(crate) fn carry_out_applier(&mut self, server: usize) -> Option<Reply> {
         let mut answer = None;
         while let Some(effect) =
             self.servers[server].applier.as_mut().and_then(|machine| machine.poll_effect())
         {
-            if let Some(crash) = CrashAt::passes(&mut self.servers[server].applier_crash) {
+            if let Some(crash) = CrashAt::passes(&mut self.servers[server].applier_crash, ProcessEdge::Effect)
+            {
                 self.kill_applier(server, crash);
                 return None;
             }
@@ -179,6 +185,9 @@ impl World {
     }
 
     fn keep_applier_record(&mut self, server: usize, record: Record) {
+        if self.applier_write_fails(server) {
+            return;
+        }
         let at = &mut self.servers[server];
         match record {
             Record::Journal(_) if self.options.mutant == Some(Mutant::NoApplierJournal) => {}
@@ -186,6 +195,7 @@ impl World {
             Record::Trust(trust) => at.applier_trust = Some(trust),
         }
         self.check(server);
+        self.applier_written(server);
     }
 
     fn run_step(&mut self, server: usize, run: RunId, step: Step) {

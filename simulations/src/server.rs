@@ -16,7 +16,7 @@ use lunar_common::trust::{TrustSnapshot, TrustState};
 
 use crate::disk::Disk;
 use crate::documents::{Documents, START};
-use crate::faults::{CrashAt, Interval};
+use crate::faults::{Clock, CrashAt, Interval};
 use crate::scenario::Seat;
 
 /// Who asked a node whether it is up.
@@ -50,7 +50,23 @@ pub(crate) struct Server {
     pub(crate) disk: Disk,
     pub(crate) boot: u64,
     booted_ms: u64,
-    pub(crate) partitioned_until: u64,
+    pub(crate) clock: Clock,
+    /// Until when it hears nobody, and is heard by nobody.
+    pub(crate) deaf_until: u64,
+    pub(crate) mute_until: u64,
+    /// Until when nothing can be written on it.
+    pub(crate) disk_full_until: u64,
+    /// Its service fails by itself in this time.
+    pub(crate) broken_from: u64,
+    pub(crate) broken_until: u64,
+    /// Its power is gone for good.
+    pub(crate) gone: bool,
+    /// People put it out.
+    pub(crate) revoked: bool,
+    /// People said by a signed reap that it is down and stays so: it counts as down no more.
+    pub(crate) written_off: bool,
+    /// It was enrolled into a wrong group.
+    pub(crate) group_is_wrong: bool,
     /// The new release does not work here.
     pub(crate) bad_release: bool,
     /// It works here at first, and stops this long after the switch.
@@ -97,7 +113,16 @@ impl Server {
             disk: Disk::new(),
             boot: 1,
             booted_ms: 0,
-            partitioned_until: 0,
+            clock: Clock::default(),
+            deaf_until: 0,
+            mute_until: 0,
+            disk_full_until: 0,
+            broken_from: 0,
+            broken_until: 0,
+            gone: false,
+            revoked: false,
+            written_off: false,
+            group_is_wrong: false,
             bad_release: false,
             fails_late_ms: None,
             restarted_ms: 0,
@@ -118,19 +143,19 @@ impl Server {
 
     /// The time as this machine knows it.
     pub(crate) fn now(&self, at_ms: u64) -> Now {
-        let moment = Moment(at_ms - self.booted_ms + 1_000);
-        Now { moment, wall: wall(at_ms) }
+        Now { moment: self.clock.moment(self.booted_ms, at_ms), wall: self.clock.wall(at_ms) }
     }
 
     /// When one of this machine's moments comes, in the world's time.
     pub(crate) fn when(&self, moment: Moment) -> u64 {
-        (moment.0 + self.booted_ms).saturating_sub(1_000)
+        self.clock.when((moment.0 + self.booted_ms).saturating_sub(1_000))
     }
 
     /// The network half starts from what it made durable.
     pub(crate) fn start_node(&mut self, documents: &Documents, at_ms: u64) {
         let trust = durable(self.trust.as_deref(), self.number, documents);
-        let me = trust.machine_named(&self.name).expect("its own enrolment is there").clone();
+        // One that was put out does not start.
+        let Some(me) = trust.machine_named(&self.name).cloned() else { return };
         let setup = Setup { me, machine_boot: self.boot };
         self.node = Some(Box::new(Node::new(setup, trust, self.journal.clone(), self.now(at_ms))));
         self.node_alarm = None;
@@ -169,18 +194,24 @@ impl Server {
         self.kill_node();
         self.kill_applier(step_done);
         self.boot += 1;
-        self.booted_ms = at_ms;
+        self.booted_ms = self.clock.elapsed(at_ms);
         self.disk.boot();
     }
 
     /// Whether it is down by what is durable on it: by the agent's journal, or because the root half has begun
     /// and is not back. The world's truth; nobody else knows it.
     pub(crate) fn is_down(&self) -> bool {
-        self.phase_is_down() || self.is_switching()
+        !self.written_off && (self.phase_is_down() || self.is_switching())
     }
 
     /// Whether it has come to an end, and nothing of it is left anywhere.
     pub(crate) fn has_ended(&self) -> bool {
+        if self.gone {
+            return self.revoked;
+        }
+        if self.revoked {
+            return !self.is_switching() && (self.node.is_none() || !self.phase_is_down());
+        }
         let Some(journal) = &self.journal else { return false };
         self.node.is_some()
             && self.applier.is_some()

@@ -10,17 +10,17 @@ use lunar_common::document::SignedDocument;
 use lunar_common::ids::{Epoch, Fence, ServerId};
 use lunar_common::phase::Phase;
 
-use crate::chance::{Chance, Purpose, keyed};
+use crate::chance::{Chance, Purpose};
 use crate::coordinator::Host;
 use crate::documents::Documents;
 use crate::event::Event;
-use crate::faults::Edges;
+use crate::faults::{Edges, Papers};
 use crate::invariants::{self, Violation};
 use crate::measure::{Figures, Measure, Series};
 use crate::observe::{Nobody, Observer, Snapshot};
 use crate::options::{Mutant, Options};
 use crate::queue::Queue;
-use crate::scenario::{Scenario, Seat, Span};
+use crate::scenario::{Seat, Span};
 use crate::server::Server;
 use crate::trace::Trace;
 use crate::truth::Truth;
@@ -51,6 +51,8 @@ pub struct Outcome {
     pub back: usize,
     /// Rare things that happened in it: over many runs each must happen somewhere.
     pub sometimes: BTreeSet<&'static str>,
+    /// Faults that were left out, by their names in the [atlas](crate::faults::atlas).
+    pub masked: BTreeSet<&'static str>,
     /// What it comes to in numbers.
     pub figures: Figures,
     /// The same over time.
@@ -81,6 +83,10 @@ pub struct World {
     pub(crate) faulty: bool,
     /// Faults that wait for a message or an effect to come by.
     pub(crate) edges: Edges,
+    /// What people have given out.
+    pub(crate) papers: Papers,
+    /// Faults that were left out, by their names in the atlas.
+    pub(crate) masked: BTreeSet<&'static str>,
     /// Below these numbers the coordinator must never fall: those of its log when it was last restored.
     pub(crate) restored_floor: (Epoch, Fence),
     /// Servers whose lease a restored coordinator has forgotten.
@@ -112,13 +118,12 @@ impl World {
         let seats = scenario.seats();
         let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
         let names = documents.servers.iter().map(|machine| machine.server.clone());
-        let mut servers: Vec<Server> = seats
+        let servers: Vec<Server> = seats
             .iter()
             .zip(names)
             .enumerate()
             .map(|(at, (seat, name))| Server::new(at, name, *seat))
             .collect();
-        servers.iter_mut().for_each(|server| release_on(server, options.seed, &scenario));
         let mut world = Self {
             host: Host::new(documents.all.clone(), scenario.report_interval_s),
             chance: Chance::new(options.seed, servers.len() + 1),
@@ -137,6 +142,8 @@ impl World {
             stops: 0,
             faulty: true,
             edges: Edges::default(),
+            papers: Papers::default(),
+            masked: BTreeSet::new(),
             restored_floor: (Epoch(0), Fence(0)),
             forgotten: BTreeSet::new(),
             checks: 0,
@@ -233,7 +240,11 @@ impl World {
         observer.progress(&self.snapshot(events));
         let ended = |phase: Phase| {
             let journals = self.servers.iter().filter_map(|server| server.journal.as_ref());
-            journals.filter(|journal| journal.finished.values().all(|end| end.phase == phase)).count()
+            journals
+                .filter(|journal| {
+                    !journal.finished.is_empty() && journal.finished.values().all(|end| end.phase == phase)
+                })
+                .count()
         };
         let completed = ended(Phase::Complete);
         let back = self.servers.len() - completed;
@@ -247,6 +258,7 @@ impl World {
             completed,
             back,
             sometimes: self.sometimes,
+            masked: self.masked,
             figures,
             series,
         })
@@ -276,7 +288,7 @@ impl World {
             Event::CoordinatorAlarm => self.coordinator_alarm(),
             Event::Arrives(arrival) => {
                 let (request, caller) = *arrival;
-                if self.is_cut_off(caller.server) {
+                if self.is_mute(caller.server) {
                     self.give_up(caller);
                 } else {
                     self.arrives(request, caller);
@@ -345,6 +357,7 @@ impl World {
                 self.put_in(1, Event::CoordinatorDocument { document });
             }
         }
+        self.write_off_the_lost();
         self.put_in(SYNC_MS, Event::Sync);
     }
 
@@ -411,17 +424,3 @@ fn members_of_groups(seats: &[Seat]) -> Vec<Vec<usize>> {
     }
     groups
 }
-
-/// How the new release does on a server, beyond the servers on which the plan of faults says it never works.
-fn release_on(server: &mut Server, seed: u64, scenario: &Scenario) {
-    let release = &scenario.release;
-    let model = scenario.fleet.hardware.get(server.seat.hardware).map(|hardware| &hardware.model);
-    server.bad_release = release.fails_on_hardware.is_some() && release.fails_on_hardware.as_ref() == model;
-    let drawn = keyed(seed, server.number as u64, FAILS_LATE, 0) % 1_000_000;
-    let late = drawn < release.fails_late.in_million();
-    server.fails_late_ms =
-        release.fails_late_after_s.filter(|_| late).map(|after_s| u64::from(after_s) * 1_000);
-}
-
-/// The purpose of a draw that is made once a server, beyond those that are counted.
-const FAILS_LATE: u64 = 1_001;

@@ -3,7 +3,11 @@
 //! Owns [`Edges`] (those of the whole world), [`Interval`] and [`CrashAt`]. Main invariant: nothing here acts on
 //! its own; the place where a message or an effect passes asks.
 
-use super::plan::CoordinatorEdge;
+use std::collections::BTreeMap;
+
+use super::clock::Clock;
+use super::plan::{CoordinatorEdge, ProcessEdge};
+use super::two_coordinators::Old;
 
 /// So many of ten thousand, until a time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,20 +30,22 @@ impl Interval {
 /// A process that will die at one of its next effects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CrashAt {
+    pub(crate) edge: ProcessEdge,
     pub(crate) skip: u32,
     pub(crate) for_ms: u64,
     pub(crate) step_done: bool,
 }
 
 impl CrashAt {
-    /// An effect comes by: whether it is the one.
-    pub(crate) fn passes(armed: &mut Option<Self>) -> Option<Self> {
+    /// An edge comes by: whether it is the one.
+    pub(crate) fn passes(armed: &mut Option<Self>, edge: ProcessEdge) -> Option<Self> {
         match armed {
-            Some(crash) if crash.skip > 0 => {
+            Some(crash) if crash.edge == edge && crash.skip > 0 => {
                 crash.skip -= 1;
                 None
             }
-            Some(_) | None => armed.take(),
+            Some(crash) if crash.edge == edge => armed.take(),
+            Some(_) | None => None,
         }
     }
 }
@@ -51,6 +57,13 @@ pub(crate) struct Edges {
     pub(crate) duplication: Interval,
     pub(crate) delay: Interval,
     pub(crate) delay_most_ms: u64,
+    /// Sites that are cut off, and until when.
+    pub(crate) isolated: BTreeMap<usize, u64>,
+    /// Until when the coordinator can write nothing.
+    pub(crate) coordinator_full_until: u64,
+    pub(crate) coordinator_clock: Clock,
+    /// The life of the coordinator that should be dead.
+    pub(crate) old: Option<Box<Old>>,
     /// Where the coordinator dies, after how many more of these, and for how long.
     pub(crate) coordinator: Option<(CoordinatorEdge, u32, u64)>,
 }

@@ -18,41 +18,86 @@ pub enum Fault {
     Duplication,
     /// Messages take up to five seconds, so that they overtake each other.
     Delay,
-    /// One agent hears nobody for a while.
+    /// One agent hears nobody, or is heard by nobody, or both.
     Partition,
-    /// The coordinator dies between two effects.
+    /// A whole site is cut off from the others.
+    SiteIsolated,
+    /// The coordinator dies before or after it writes, before or after it sends.
     CoordinatorCrash,
     /// The coordinator's log is replaced by an older copy of it.
     RestoredBackup,
-    /// An agent's network half dies before an effect.
+    /// An old life of the coordinator goes on answering beside the new one.
+    TwoCoordinators,
+    /// The coordinator's disk is full.
+    CoordinatorDiskFull,
+    /// An agent's network half dies at an effect, in the middle of a write, or after one.
     AgentCrash,
-    /// An agent's root half dies before an effect, or inside a step.
+    /// An agent's root half does, or inside a step.
     ApplierCrash,
+    /// A server's disk is full.
+    DiskFull,
+    /// A bit of what was staged turns before it is used.
+    BitFlip,
     /// A whole machine loses its power.
     Reboot,
+    /// A machine comes back on what it ran before the switch.
+    WrongSlot,
+    /// A machine loses its power for good.
+    NeverComesBack,
+    /// A service fails by itself, and comes back.
+    Outage,
     /// The new release does not work on some servers.
     BadRelease,
+    /// The new release works at first on some servers.
+    LateFailure,
     /// Probes fail now and then.
     FlappingProbes,
     /// People halt everything and let it go on again.
     Halt,
+    /// People replace the plan in mid-plan.
+    NewPlan,
+    /// People rotate the trust root, and sign with another key from then on.
+    KeyRotation,
+    /// People enrol a server into the wrong group, and put it right later.
+    WrongGroupMap,
+    /// People put a server out.
+    Revocation,
+    /// Wall clocks are set wrong by up to an hour, again and again.
+    ClockStep,
+    /// Clocks go too fast or too slow.
+    ClockDrift,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 27] = [
         Self::Loss,
         Self::Duplication,
         Self::Delay,
         Self::Partition,
+        Self::SiteIsolated,
         Self::CoordinatorCrash,
         Self::RestoredBackup,
+        Self::TwoCoordinators,
+        Self::CoordinatorDiskFull,
         Self::AgentCrash,
         Self::ApplierCrash,
+        Self::DiskFull,
+        Self::BitFlip,
         Self::Reboot,
+        Self::WrongSlot,
+        Self::NeverComesBack,
+        Self::Outage,
         Self::BadRelease,
+        Self::LateFailure,
         Self::FlappingProbes,
         Self::Halt,
+        Self::NewPlan,
+        Self::KeyRotation,
+        Self::WrongGroupMap,
+        Self::Revocation,
+        Self::ClockStep,
+        Self::ClockDrift,
     ];
 
     /// The kinds that are on in a run: in every second run at most two, in the others each with `in_million`.

@@ -4,12 +4,21 @@
 //! plan, with its time and its numbers, so that a strike can be taken out and nothing else changes. Refuses to
 //! touch a core: faults happen to the network, the disk, the power, the clocks and the people.
 
+pub mod atlas;
+
+mod clock;
 mod draw;
 mod edges;
 mod kinds;
+mod machines;
+mod papers;
 mod plan;
 mod strike;
+mod two_coordinators;
+mod way;
 
+pub(crate) use clock::Clock;
 pub(crate) use edges::{CrashAt, Edges, Interval};
 pub use kinds::Fault;
-pub use plan::{CoordinatorEdge, FaultPlan, PlanError, Planned, Strike};
+pub(crate) use papers::Papers;
+pub use plan::{CoordinatorEdge, FaultPlan, PlanError, Planned, ProcessEdge, Strike, Way};

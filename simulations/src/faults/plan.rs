@@ -41,6 +41,30 @@ pub enum CoordinatorEdge {
     AfterSend,
 }
 
+/// Where a process of a server dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessEdge {
+    /// Before any effect.
+    Effect,
+    /// In the middle of a write: the record is torn, and what it replaces is found again.
+    TornWrite,
+    /// Right after a write.
+    AfterWrite,
+}
+
+/// Which way nothing gets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The server hears nobody and is heard by nobody.
+    Both,
+    /// It hears nobody.
+    To,
+    /// It is heard by nobody.
+    From,
+}
+
 /// A fault with all its numbers. Servers are counted from 0, as the scenario seats them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -55,26 +79,62 @@ pub enum Strike {
     Duplication { per_10_000: u32, for_ms: u64 },
     /// So many of ten thousand messages take up to `most_ms`, so that others overtake them.
     Delay { per_10_000: u32, most_ms: u64, for_ms: u64 },
-    /// A server hears nobody and is heard by nobody.
-    Partition { server: usize, for_ms: u64 },
+    /// Nothing reaches a server, or nothing that it says reaches anyone.
+    Partition { server: usize, way: Way, for_ms: u64 },
+    /// A site hears no other site, and is heard by none. Sites are counted from 0.
+    SiteIsolated { site: usize, for_ms: u64 },
     /// The coordinator dies when it comes to such an edge for the time after `skip` others.
     CoordinatorCrash { edge: CoordinatorEdge, skip: u32, for_ms: u64 },
     /// An operator puts an older copy of the log back: 0 is the newest copy there is.
     RestoredBackup { age: usize },
-    /// A network half dies before its effect after `skip` others.
-    AgentCrash { server: usize, skip: u32, for_ms: u64 },
-    /// A root half dies before its effect after `skip` others; what step ran then is done or is not.
-    ApplierCrash { server: usize, skip: u32, step_done: bool, for_ms: u64 },
+    /// A new life of the coordinator begins, and the old one goes on answering.
+    TwoCoordinators { for_ms: u64 },
+    /// The coordinator can write nothing, and stops whenever it tries.
+    CoordinatorDiskFull { for_ms: u64 },
+    /// A network half dies at such an edge after `skip` others.
+    AgentCrash { server: usize, edge: ProcessEdge, skip: u32, for_ms: u64 },
+    /// A root half does; what step ran then is done or is not.
+    ApplierCrash { server: usize, edge: ProcessEdge, skip: u32, step_done: bool, for_ms: u64 },
+    /// Nothing can be written on a server: its halves stop whenever they try.
+    DiskFull { server: usize, for_ms: u64 },
+    /// A bit of what was staged turns.
+    BitFlip { server: usize },
     /// A machine loses its power; what step ran then is done or is not.
     Reboot { server: usize, step_done: bool, for_ms: u64 },
-    /// The new release does not work on a server.
-    BadRelease { server: usize },
+    /// The same, and it comes back on what it ran before the switch.
+    WrongSlot { server: usize, for_ms: u64 },
+    /// A machine loses its power for good.
+    NeverComesBack { server: usize },
+    /// A service fails by itself.
+    Outage { server: usize, for_ms: u64 },
+    /// The new release does not work on a server; with `after_ms`, it does so for so long after the switch.
+    BadRelease {
+        server: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after_ms: Option<u64>,
+    },
     /// So many of ten thousand probes of a server fail.
     FlappingProbes { server: usize, per_10_000: u32, for_ms: u64 },
     /// People halt everything.
     Halt,
     /// People let it go on.
     Resume,
+    /// People replace the plan by its next generation.
+    NewPlan,
+    /// People give out the next trust root, and sign with another key from then on.
+    KeyRotation,
+    /// People enrol a server again, into a wrong group.
+    WrongGroup { server: usize },
+    /// People put a server out.
+    Revocation { server: usize },
+    /// The wall clock of a server, or the coordinator's, is set ahead or back.
+    ClockStep {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<usize>,
+        by_s: i64,
+    },
+    /// Both clocks of a server go so much too fast or too slow.
+    ClockDrift { server: usize, ppm: i64 },
 }
 
 impl Strike {
@@ -85,16 +145,30 @@ impl Strike {
             Self::Partition { server, .. }
             | Self::AgentCrash { server, .. }
             | Self::ApplierCrash { server, .. }
+            | Self::DiskFull { server, .. }
+            | Self::BitFlip { server }
             | Self::Reboot { server, .. }
-            | Self::BadRelease { server }
-            | Self::FlappingProbes { server, .. } => Some(*server),
+            | Self::WrongSlot { server, .. }
+            | Self::NeverComesBack { server }
+            | Self::Outage { server, .. }
+            | Self::BadRelease { server, .. }
+            | Self::FlappingProbes { server, .. }
+            | Self::WrongGroup { server }
+            | Self::Revocation { server }
+            | Self::ClockDrift { server, .. } => Some(*server),
+            Self::ClockStep { server, .. } => *server,
             Self::Loss { .. }
             | Self::Duplication { .. }
             | Self::Delay { .. }
+            | Self::SiteIsolated { .. }
             | Self::CoordinatorCrash { .. }
             | Self::RestoredBackup { .. }
+            | Self::TwoCoordinators { .. }
+            | Self::CoordinatorDiskFull { .. }
             | Self::Halt
-            | Self::Resume => None,
+            | Self::Resume
+            | Self::NewPlan
+            | Self::KeyRotation => None,
         }
     }
 }

@@ -6,8 +6,7 @@
 use lunar_common::document::Kind;
 
 use super::edges::{CrashAt, Edges, Interval};
-use super::plan::Strike;
-use crate::chance::Purpose;
+use super::plan::{Strike, Way};
 use crate::documents::stop;
 use crate::event::Event;
 use crate::world::World;
@@ -38,38 +37,64 @@ impl World {
                 self.edges.delay = Interval::new(per_10_000, now + for_ms);
                 self.edges.delay_most_ms = most_ms;
             }
-            Strike::Partition { server, for_ms } => self.servers[server].partitioned_until = now + for_ms,
+            Strike::Partition { server, way, for_ms } => {
+                let at = &mut self.servers[server];
+                if way != Way::From {
+                    at.deaf_until = now + for_ms;
+                }
+                if way != Way::To {
+                    at.mute_until = now + for_ms;
+                }
+            }
+            Strike::SiteIsolated { site, for_ms } => {
+                self.edges.isolated.insert(site, now + for_ms);
+            }
             Strike::CoordinatorCrash { edge, skip, for_ms } => {
                 self.edges.coordinator = Some((edge, skip, for_ms));
             }
             Strike::RestoredBackup { age } => self.restore_backup(age),
-            Strike::AgentCrash { server, skip, for_ms } => {
-                self.servers[server].node_crash = Some(CrashAt { skip, for_ms, step_done: false });
+            Strike::TwoCoordinators { for_ms } => self.double_the_coordinator(for_ms),
+            Strike::CoordinatorDiskFull { for_ms } => self.edges.coordinator_full_until = now + for_ms,
+            Strike::AgentCrash { server, edge, skip, for_ms } => {
+                self.servers[server].node_crash = Some(CrashAt { edge, skip, for_ms, step_done: false });
             }
-            Strike::ApplierCrash { server, skip, step_done, for_ms } => {
-                self.servers[server].applier_crash = Some(CrashAt { skip, for_ms, step_done });
+            Strike::ApplierCrash { server, edge, skip, step_done, for_ms } => {
+                self.servers[server].applier_crash = Some(CrashAt { edge, skip, for_ms, step_done });
             }
+            Strike::DiskFull { server, for_ms } => self.servers[server].disk_full_until = now + for_ms,
+            Strike::BitFlip { server } => self.flip_a_bit(server),
             Strike::Reboot { server, step_done, for_ms } => self.reboot(server, step_done, for_ms),
-            Strike::BadRelease { server } => self.servers[server].bad_release = true,
+            Strike::WrongSlot { server, for_ms } => self.boot_the_wrong_slot(server, for_ms),
+            Strike::NeverComesBack { server } => self.lose(server),
+            Strike::Outage { server, for_ms } => {
+                let at = &mut self.servers[server];
+                (at.broken_from, at.broken_until) = (now, now + for_ms);
+            }
+            Strike::BadRelease { server, after_ms: None } => self.servers[server].bad_release = true,
+            Strike::BadRelease { server, after_ms } => self.servers[server].fails_late_ms = after_ms,
             Strike::FlappingProbes { server, per_10_000, for_ms } => {
                 self.servers[server].flapping = Interval::new(per_10_000, now + for_ms);
             }
             Strike::Halt => self.publish_stop(Kind::Halt),
             Strike::Resume => self.publish_stop(Kind::Resume),
+            Strike::NewPlan => self.publish_plan(),
+            Strike::KeyRotation => self.rotate_keys(),
+            Strike::WrongGroup { server } => self.map_wrongly(server),
+            Strike::Revocation { server } => self.revoke(server),
+            Strike::ClockStep { server: Some(server), by_s } => self.servers[server].clock.step(by_s),
+            Strike::ClockStep { server: None, by_s } => self.edges.coordinator_clock.step(by_s),
+            Strike::ClockDrift { server, ppm } => {
+                self.servers[server].clock.drift(now, ppm);
+                self.set_alarms_again(server);
+            }
         }
     }
 
-    fn reboot(&mut self, server: usize, step_done: bool, for_ms: u64) {
-        self.servers[server].reboot(self.at_ms, step_done);
-        self.check(server);
-        let boot = self.servers[server].boot;
-        // Either half may be there first.
-        let (node, applier) = (
-            self.chance.below(2_000, server, Purpose::NodeFirst),
-            self.chance.below(2_000, server, Purpose::ApplierFirst),
-        );
-        self.put_in(for_ms + node, Event::NodeUp { server, boot });
-        self.put_in(for_ms + applier, Event::ApplierUp { server, boot });
+    /// A clock that now goes at another rate rings at other times.
+    fn set_alarms_again(&mut self, server: usize) {
+        (self.servers[server].node_alarm, self.servers[server].applier_alarm) = (None, None);
+        self.carry_out_node(server);
+        let _ = self.carry_out_applier(server);
     }
 
     fn publish_stop(&mut self, kind: Kind) {
@@ -77,22 +102,31 @@ impl World {
         if kind == Kind::Halt {
             self.measure.halted();
         }
-        let document = stop(kind, self.stops);
+        let document = stop(kind, self.stops, self.papers.signer);
         self.published.retain(|other| !matches!(other.kind, Kind::Halt | Kind::Resume));
         self.publish(document);
     }
 
     /// From here on nothing goes wrong any more: everyone is up or comes up, hears everyone, and nothing is
-    /// halted. Releases that do not work go on not working.
+    /// halted. Releases that do not work go on not working, except where one failed after its commit: people
+    /// mend that. What is lost stays lost, and clocks stay wrong.
     pub(crate) fn end_faults(&mut self) {
         self.faulty = false;
         self.note("faults end");
-        self.edges = Edges::default();
+        let coordinator_clock = self.edges.coordinator_clock;
+        self.edges = Edges { coordinator_clock, ..Edges::default() };
         for server in &mut self.servers {
-            server.partitioned_until = 0;
+            (server.deaf_until, server.mute_until) = (0, 0);
+            (server.disk_full_until, server.broken_until) = (0, 0);
             (server.node_crash, server.applier_crash) = (None, None);
             server.flapping = Interval::default();
+            // What failed after it was committed takes a slot and holds its group back until a person mends it.
+            // A run without a time of faults is about just that, and nobody comes.
+            if self.options.scenario.faulty_ms() > 0 {
+                server.fails_late_ms = None;
+            }
         }
+        self.map_rightly();
         self.publish_stop(Kind::Resume);
     }
 }

@@ -54,7 +54,8 @@ pub(crate) fn not_settled(world: &World) -> Violation {
 
 /// Whether somebody ended on another version than it says.
 pub(crate) fn wrong_end(world: &World) -> Option<Violation> {
-    world.servers.iter().find_map(|server| {
+    let there = world.servers.iter().filter(|server| !server.gone && !server.revoked);
+    there.into_iter().find_map(|server| {
         let end = server.journal.as_ref()?.finished.values().next()?;
         let wanted = if end.phase == Phase::Complete { NEW } else { OLD };
         let (link, service) = (server.disk.link, server.disk.service);
