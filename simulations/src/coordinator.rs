@@ -21,7 +21,7 @@ use lunar_coordinator_core::input::{InForce, Input, RequestId};
 
 use crate::chance::Purpose;
 use crate::event::Event;
-use crate::faults::CoordinatorEdge;
+use crate::faults::{CoordinatorEdge, RESTART_MS};
 use crate::network::{Caller, Request};
 use crate::options::Mutant;
 use crate::world::World;
@@ -41,6 +41,12 @@ pub(crate) struct Ledger {
     pub(crate) held: BTreeMap<ServerId, (LeaseId, Epoch, Fence)>,
     pub(crate) epoch: Epoch,
     pub(crate) fence: Fence,
+    /// The newest transition of each server.
+    pub(crate) audited: BTreeMap<ServerId, u64>,
+    /// A transition that came twice or left a gap.
+    pub(crate) audit_wrong: Option<String>,
+    /// An older copy was put back: what was after it is missing.
+    pub(crate) restored: bool,
 }
 
 impl Ledger {
@@ -60,6 +66,14 @@ impl Ledger {
                     self.held.remove(server);
                 }
             }
+            EventBody::Transition { server, transition } => {
+                let index = transition.index;
+                let wanted = self.audited.insert(server.clone(), index).map_or(0, |last| last + 1);
+                if index < wanted || index > wanted && !self.restored {
+                    self.audit_wrong =
+                        Some(format!("transition {index} of {server} came where {wanted} was next"));
+                }
+            }
             EventBody::Recovered { .. }
             | EventBody::ServerEnrolled { .. }
             | EventBody::ServerRevoked { .. }
@@ -72,8 +86,7 @@ impl Ledger {
             | EventBody::Found { .. }
             | EventBody::WrittenOff { .. }
             | EventBody::ReapSpent { .. }
-            | EventBody::Returned { .. }
-            | EventBody::Transition { .. } => {}
+            | EventBody::Returned { .. } => {}
         }
     }
 }
@@ -117,9 +130,21 @@ impl Host {
     }
 
     fn append(&mut self, event: EventBody, mutant: Option<Mutant>) {
-        if mutant == Some(Mutant::FreesNothing) && matches!(event, EventBody::Released { .. }) {
+        let dropped = match mutant {
+            Some(Mutant::FreesNothing) => matches!(event, EventBody::Released { .. }),
+            Some(Mutant::LosesTransitions) => matches!(event, EventBody::Transition { .. }),
+            Some(_) | None => false,
+        };
+        if dropped {
             return;
         }
+        let event = match event {
+            EventBody::Lost { server, lease, .. } if mutant == Some(Mutant::FreesOnExpiry) => {
+                let fence = self.ledger.fence;
+                EventBody::Released { server, lease, fence, task: None, evidence: Evidence::Report }
+            }
+            other => other,
+        };
         self.ledger.apply(&event);
         self.log.push(event);
     }
@@ -187,7 +212,7 @@ impl World {
         let before = self.host.ledger.clone();
         self.host.log.truncate(length);
         self.host.durable_trust = trust;
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger { restored: true, ..Ledger::default() };
         self.host.log.iter().for_each(|event| ledger.apply(event));
         for server in &mut self.servers {
             if before.held.get(&server.name) != ledger.held.get(&server.name) {
@@ -322,12 +347,18 @@ impl World {
             };
             if matches!(effect, Effect::Append(_)) && self.edges.coordinator_full_until > self.at_ms {
                 self.sometimes.insert("the coordinator stopped because its disk was full");
-                return self.kill_coordinator(5_000);
+                return self.kill_coordinator(RESTART_MS);
             }
             if let Some(up_in) = self.edges.coordinator_dies(before) {
                 return self.kill_coordinator(up_in);
             }
+            let expires = self.options.mutant == Some(Mutant::FreesOnExpiry)
+                && matches!(effect, Effect::Append(EventBody::Lost { .. }));
             self.carry_out_coordinator_effect(effect);
+            if expires {
+                // Only a life that reads the log believes it.
+                return self.kill_coordinator(100);
+            }
             if let Some(up_in) = self.edges.coordinator_dies(after) {
                 return self.kill_coordinator(up_in);
             }

@@ -20,11 +20,13 @@ pub(crate) struct Disk {
     pub(crate) link: Option<ArtifactId>,
     /// What the service was last started with.
     pub(crate) service: Option<ArtifactId>,
+    /// Whether the new release was verified since it was written last.
+    pub(crate) verified: bool,
 }
 
 impl Disk {
     pub(crate) fn new() -> Self {
-        Self { releases: BTreeMap::from([(OLD, true)]), link: Some(OLD), service: Some(OLD) }
+        Self { releases: BTreeMap::from([(OLD, true)]), link: Some(OLD), service: Some(OLD), verified: false }
     }
 
     /// What the applier finds when it looks.
@@ -42,6 +44,7 @@ impl Disk {
     pub(crate) fn begin(&mut self, step: &Step) {
         if let Step::Stage(bundle) = step {
             self.releases.entry(bundle.id).or_insert(false);
+            self.verified = false;
         }
     }
 
@@ -59,6 +62,7 @@ impl Disk {
             }
             Step::Verify(bundle) => {
                 let whole = self.releases.get(&bundle.id) == Some(&true);
+                self.verified |= whole;
                 (!whole).then(|| format!("{:.16} is not whole", bundle.id))
             }
             Step::Switch { to, .. } => {
@@ -81,6 +85,7 @@ impl Disk {
 
     /// A bit of a release turns.
     pub(crate) fn spoil_release(&mut self, id: ArtifactId) {
+        self.verified = false;
         self.releases.insert(id, false);
     }
 

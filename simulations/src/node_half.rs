@@ -9,7 +9,7 @@ use lunar_agent_core::group::ANSWERS_WITHIN;
 use lunar_agent_core::input::{CallId, FetchProgress, Input};
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::health::Outcome as ProbeOutcome;
-use lunar_common::ids::Sequence;
+use lunar_common::ids::{Epoch, Fence, Sequence};
 use lunar_common::lease::{GroupAnswer, GroupQuestion};
 use lunar_common::wire::Signed;
 
@@ -30,6 +30,7 @@ impl World {
         if self.servers[server].node.is_none() {
             self.note_of(server, "node up");
             self.servers[server].start_node(&self.documents, self.at_ms);
+            self.check_generation(server);
             self.lagging.insert(server);
             self.carry_out_node(server);
         }
@@ -193,6 +194,7 @@ impl World {
         let at = &self.servers[server];
         let late = at.fails_late_ms.is_some_and(|after| self.at_ms >= at.restarted_ms + after);
         let found = match at.disk.service {
+            Some(NEW) if self.options.mutant == Some(Mutant::CommitsBlindly) => return ProbeOutcome::Healthy,
             None => "not running",
             Some(_) if (at.broken_from..at.broken_until).contains(&self.at_ms) => "it failed by itself",
             Some(NEW) if at.bad_release || late => "the new release does not answer",
@@ -210,6 +212,10 @@ impl World {
         match record {
             Record::Journal(journal) => {
                 let was_down = self.servers[server].is_down();
+                let mut journal = journal;
+                if self.options.mutant == Some(Mutant::FloorsForgotten) && journal.lease.held.is_none() {
+                    (journal.lease.epoch_seen, journal.lease.fence_seen) = (Epoch(0), Fence(0));
+                }
                 if self.options.mutant != Some(Mutant::NoAgentJournal) {
                     self.servers[server].journal = Some(*journal);
                 }
@@ -218,8 +224,10 @@ impl World {
                     self.check_start(server);
                 }
             }
+            Record::Trust(_) if self.options.mutant == Some(Mutant::TrustNeverKept) => {}
             Record::Trust(trust) => self.servers[server].trust = Some(trust),
         }
+        self.check_generation(server);
         self.check(server);
         self.node_written(server);
     }

@@ -31,6 +31,18 @@ pub enum Mutant {
     HaltsKeptBack,
     /// A half goes on although a record could not be written.
     IgnoresFullDisk,
+    /// What lies ready is not verified again before the switch.
+    SkipsVerification,
+    /// Whatever the new release does, its probes say that it is well.
+    CommitsBlindly,
+    /// The coordinator's log keeps no transition, and tells the agents that it does.
+    LosesTransitions,
+    /// A lease that ran out comes free.
+    FreesOnExpiry,
+    /// An agent forgets the highest epoch and fence that it has seen.
+    FloorsForgotten,
+    /// What people signed is never made durable by an agent's network half.
+    TrustNeverKept,
     /// An old life of the coordinator answers with grants that it cannot write down.
     OldCoordinatorGrants,
     /// The switch of the link is reported before the release is whole.

@@ -5,16 +5,30 @@
 //! good nor bad.
 
 /// Every rare thing, as runs name it in [`Outcome::sometimes`](crate::world::Outcome::sometimes).
-pub const SOMETIMES: [&str; 11] = [
+pub const SOMETIMES: [&str; 25] = [
+    "a bit turned in what was staged",
     "a lease was given back unused",
     "a lease was lost",
     "a lost lease was found",
+    "a lost lease was reaped",
+    "a machine came back on the old version by itself",
     "a machine lost its power before the commit",
+    "a machine never came back",
+    "a plan was replaced in mid-plan",
+    "a record was torn",
     "a report ended a lease",
     "a restored log was noticed",
     "a restored log was recovered from",
     "a server completed",
     "a server rolled back",
+    "a server was in the wrong group",
+    "a server was revoked",
+    "an agent stopped because its disk was full",
+    "an applier stopped because its disk was full",
+    "an old coordinator answered",
+    "an old coordinator stopped because the log was not its own",
     "an unknown lease was adopted",
+    "keys were rotated",
+    "the coordinator stopped because its disk was full",
     "the dead man's switch went off",
 ];

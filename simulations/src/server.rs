@@ -61,6 +61,10 @@ pub(crate) struct Server {
     pub(crate) broken_until: u64,
     /// Its power is gone for good.
     pub(crate) gone: bool,
+    /// Since when its power is gone.
+    pub(crate) off_since: Option<u64>,
+    /// The highest generation of the plan that it was seen to hold.
+    pub(crate) generation_seen: u64,
     /// People put it out.
     pub(crate) revoked: bool,
     /// People said by a signed reap that it is down and stays so: it counts as down no more.
@@ -120,6 +124,8 @@ impl Server {
             broken_from: 0,
             broken_until: 0,
             gone: false,
+            off_since: None,
+            generation_seen: 0,
             revoked: false,
             written_off: false,
             group_is_wrong: false,
@@ -157,6 +163,7 @@ impl Server {
         // One that was put out does not start.
         let Some(me) = trust.machine_named(&self.name).cloned() else { return };
         let setup = Setup { me, machine_boot: self.boot };
+        self.off_since = None;
         self.node = Some(Box::new(Node::new(setup, trust, self.journal.clone(), self.now(at_ms))));
         self.node_alarm = None;
     }
@@ -194,6 +201,7 @@ impl Server {
         self.kill_node();
         self.kill_applier(step_done);
         self.boot += 1;
+        self.off_since.get_or_insert(at_ms);
         self.booted_ms = self.clock.elapsed(at_ms);
         self.disk.boot();
     }

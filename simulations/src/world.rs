@@ -3,7 +3,7 @@
 //! Owns [`World`] and the loop. Main invariant: after every durable change anywhere, the invariants hold on the
 //! world's truth; the first violation ends the run. Refuses to decide anything that a core decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lunar_common::document::SignedDocument;
@@ -85,6 +85,12 @@ pub struct World {
     pub(crate) edges: Edges,
     /// What people have given out.
     pub(crate) papers: Papers,
+    /// How many transitions each server had made when all was healed.
+    pub(crate) healed: Vec<u64>,
+    /// Holders that do nothing with their lease, and since when.
+    pub(crate) idle_since: BTreeMap<usize, u64>,
+    /// Since when somebody waits while nothing is held.
+    pub(crate) starved_since: Option<u64>,
     /// Faults that were left out, by their names in the atlas.
     pub(crate) masked: BTreeSet<&'static str>,
     /// Below these numbers the coordinator must never fall: those of its log when it was last restored.
@@ -143,6 +149,9 @@ impl World {
             faulty: true,
             edges: Edges::default(),
             papers: Papers::default(),
+            healed: Vec::new(),
+            idle_since: BTreeMap::new(),
+            starved_since: None,
             masked: BTreeSet::new(),
             restored_floor: (Epoch(0), Fence(0)),
             forgotten: BTreeSet::new(),
@@ -232,7 +241,9 @@ impl World {
     fn settled(mut self, events: u64, observer: &mut dyn Observer) -> Result<Outcome, Box<Violation>> {
         self.recount();
         if self.violation.is_none() {
-            self.violation = invariants::l1_settles::wrong_end(&self);
+            self.violation = invariants::l1_settles::wrong_end(&self)
+                .or_else(|| invariants::s11_audit::check_end(&self))
+                .or_else(|| invariants::s16_bounds::check_end(&self, events));
         }
         if self.violation.is_some() {
             return Err(self.violated(events));
@@ -358,6 +369,7 @@ impl World {
             }
         }
         self.write_off_the_lost();
+        self.check_now_and_then();
         self.put_in(SYNC_MS, Event::Sync);
     }
 

@@ -17,7 +17,7 @@ pub struct Masked {
 }
 
 /// All of them.
-pub const ATLAS: [Masked; 10] = [
+pub const ATLAS: [Masked; 11] = [
     Masked {
         name: "two-logs",
         what: "two coordinators that each write a log of their own",
@@ -33,6 +33,11 @@ pub const ATLAS: [Masked; 10] = [
         name: "lease-forgotten",
         what: "S1 for a server whose lease a restored log has forgotten, until the coordinator was told",
         why: "DESIGN 9, rule 7: nothing is granted in that time, and S2 goes on counting the server",
+    },
+    Masked {
+        name: "lost-with-the-log",
+        what: "transitions that an older copy of the log no longer has (S11, L5: complete), once one was put back",
+        why: "agents drop what the coordinator said is durable; nothing may be there twice even then",
     },
     Masked {
         name: "boot-old-after-commit",

@@ -15,7 +15,7 @@ use crate::options::Mutant;
 use crate::world::World;
 
 /// After which a process that stopped by itself is started again, in milliseconds.
-pub(super) const RESTART_MS: u64 = 5_000;
+pub(crate) const RESTART_MS: u64 = 5_000;
 
 impl World {
     /// A record of the network half is about to be written: whether it comes to nothing.

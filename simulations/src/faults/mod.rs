@@ -20,5 +20,6 @@ mod way;
 pub(crate) use clock::Clock;
 pub(crate) use edges::{CrashAt, Edges, Interval};
 pub use kinds::Fault;
+pub(crate) use machines::RESTART_MS;
 pub(crate) use papers::Papers;
 pub use plan::{CoordinatorEdge, FaultPlan, PlanError, Planned, ProcessEdge, Strike, Way};

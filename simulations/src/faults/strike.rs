@@ -126,6 +126,9 @@ impl World {
                 server.fails_late_ms = None;
             }
         }
+        let made =
+            |server: &crate::server::Server| server.journal.as_ref().map_or(0, |kept| kept.transitions_next);
+        self.healed = self.servers.iter().map(made).collect();
         self.map_rightly();
         self.publish_stop(Kind::Resume);
     }

@@ -4,13 +4,20 @@
 //! world's truth (durable journals, disks, the durable log), never at what a core says of itself.
 
 pub(crate) mod l1_settles;
+pub(crate) mod l2_no_idle_lease;
 mod l3_not_stuck;
 mod s10_halt;
+pub(crate) mod s11_audit;
 mod s15_duplicates;
+pub(crate) mod s16_bounds;
+mod s18_works;
 mod s1_lease;
 mod s2_limits;
 mod s4_group;
+mod s5_redundancy;
+mod s7_verified;
 mod s8_whole;
+mod s9_generation;
 
 use std::fmt;
 
@@ -55,7 +62,7 @@ impl fmt::Display for Violation {
 }
 
 /// The names under which checks are counted.
-const COUNTED: [&str; 4] = ["S1 lease", "S2 limits", "S4 group", "S8 whole"];
+const COUNTED: [&str; 6] = ["S1 lease", "S2 limits", "S4 group", "S7 verified", "S8 whole", "S16 bounds"];
 
 /// Between two recounts of everything, in events.
 const RECOUNT_EVERY: u64 = 65_536;
@@ -72,7 +79,9 @@ impl World {
             self.violation = s1_lease::check(self, server)
                 .or_else(|| if went_down { s4_group::check(self, server) } else { None })
                 .or_else(|| if went_down { s2_limits::check(self, server) } else { None })
-                .or_else(|| s8_whole::check(self, server));
+                .or_else(|| s7_verified::check(self, server))
+                .or_else(|| s8_whole::check(self, server))
+                .or_else(|| s16_bounds::check(self, server));
             s1_lease::remember(self, server);
         }
         self.checks += 1;
@@ -81,7 +90,7 @@ impl World {
     /// The durable log has grown.
     pub(crate) fn check_log(&mut self, about: Option<usize>) {
         if self.violation.is_none() {
-            self.violation = s1_lease::check_log(self);
+            self.violation = s1_lease::check_log(self).or_else(|| s11_audit::check(self));
         }
         if let Some(server) = about {
             self.check(server);
@@ -124,7 +133,9 @@ impl World {
                 .or_else(|| s1_lease::check(self, server))
                 .or_else(|| s4_group::check(self, server))
                 .or_else(|| s2_limits::check(self, server))
+                .or_else(|| s7_verified::check(self, server))
                 .or_else(|| s8_whole::check(self, server))
+                .or_else(|| s16_bounds::check(self, server))
                 .or_else(|| l3_not_stuck::check(self, server));
         }
         self.violation = found;
@@ -141,7 +152,28 @@ impl World {
     /// A server has just gone down by what is durable on it.
     pub(crate) fn check_start(&mut self, server: usize) {
         if self.violation.is_none() {
-            self.violation = s10_halt::check(self, server);
+            self.violation = s10_halt::check(self, server).or_else(|| s5_redundancy::check(self, server));
+        }
+    }
+
+    /// An agent has started, or has kept what people signed.
+    pub(crate) fn check_generation(&mut self, server: usize) {
+        if self.violation.is_none() {
+            self.violation = s9_generation::check(self, server);
+        }
+    }
+
+    /// A root half has just written that it commits.
+    pub(crate) fn check_commit(&mut self, server: usize) {
+        if self.violation.is_none() {
+            self.violation = s18_works::check(self, server);
+        }
+    }
+
+    /// What needs to be looked at only now and then.
+    pub(crate) fn check_now_and_then(&mut self) {
+        if self.violation.is_none() {
+            self.violation = l2_no_idle_lease::check(self).or_else(|| s11_audit::check_healed(self));
         }
     }
 
