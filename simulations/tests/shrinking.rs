@@ -26,10 +26,17 @@ fn dozens_of_strikes_shrink_to_the_few_that_are_needed() {
     println!("{before} strikes became:\n{}after {} runs", shrunk.options.faults, shrunk.runs);
     assert!(!shrunk.cut_short);
     assert!((1..=3).contains(&shrunk.options.faults.len()), "{}", shrunk.options.faults);
-    assert!(shrunk.options.scenario.servers() < failing.scenario.servers());
     let file = SeedFile::of(&shrunk.options, "S1 down only under a durable lease", "a test");
     let read = SeedFile::parse(&file.to_toml()).expect("what was written can be read");
     assert_eq!(breaks(&read.options()).as_deref(), Some("S1 down only under a durable lease"));
+}
+
+#[test]
+fn a_fleet_shrinks_to_the_servers_that_are_needed() {
+    let failing = Options::swarm(1).with(&[]).broken(Mutant::WideLimits);
+    let shrunk = shrink(&failing, "S2 limits", RUNS_MAX).expect("it fails");
+    let (before, after) = (failing.scenario.servers(), shrunk.options.scenario.servers());
+    assert!(after < before, "{before} servers became {after}");
 }
 
 #[test]
