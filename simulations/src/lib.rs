@@ -9,6 +9,7 @@ pub mod faults;
 pub mod forecast;
 pub mod invariants;
 pub mod measure;
+pub mod model;
 pub mod observe;
 pub mod options;
 pub mod probes;

@@ -25,7 +25,7 @@ use crate::timer::Timers;
 pub(crate) const CAUSE_BYTES_MAX: usize = 240;
 
 /// What the parts of a node share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Desk {
     /// Who this server is.
     pub(crate) me: Arc<Verified<Enrolment>>,

@@ -22,7 +22,7 @@ use crate::input::AskId;
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
 
 /// One check under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GroupCheck {
     /// Its question's id.
     pub ask: AskId,

@@ -71,7 +71,7 @@ pub enum GrantRefusal {
 }
 
 /// When each claim of this run was sent.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sendings(VecDeque<(u64, Moment)>);
 
 impl Sendings {
@@ -81,6 +81,11 @@ impl Sendings {
             self.0.pop_front();
         }
         self.0.push_back((nonce, at));
+    }
+
+    /// Each claim's nonce, and how long ago it was sent.
+    pub(crate) fn ages(&self, now: Moment) -> impl Iterator<Item = (u64, Duration)> {
+        self.0.iter().map(move |(nonce, at)| (*nonce, now.since(*at)))
     }
 
     fn when(&self, nonce: u64) -> Option<Moment> {

@@ -27,7 +27,7 @@ const PULSE: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(5);
 
 /// The pulse.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Neighbour {
     verdict: Verdict,
     detail: String,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lunar_common::document::{Kind, SignedDocument, Verified};
 use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::health::Verdict;
-use lunar_common::ids::{Attempt, CampaignId, Generation};
+use lunar_common::ids::{Attempt, CampaignId, Generation, LeaseId};
 use lunar_common::lease::{ClaimAnswer, Grant};
 use lunar_common::message::{BytesBySource, HeldLease};
 use lunar_common::phase::Phase;
@@ -26,7 +26,7 @@ use crate::journal::{Campaign, Finished, Journal, State};
 use crate::neighbour::Neighbour;
 use crate::report::{Life, Reporter};
 use crate::timer::Timer;
-use crate::upgrade::{Upgrade, spread};
+use crate::upgrade::{Upgrade, VolatileUpgrade, spread};
 
 /// What a node is made with.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub struct Setup {
 }
 
 /// One server's agent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     desk: Desk,
     upgrade: Upgrade,
@@ -46,6 +46,21 @@ pub struct Node {
     neighbour: Neighbour,
     /// A plan that would displace the one under way, kept until the server is up again.
     deferred: Option<Arc<SignedDocument>>,
+}
+
+/// What a node holds beyond its journal and its documents, as far as it bears on what the node does next about
+/// its lease. Two nodes that agree in all three are the same to a model checker: left out are words for people,
+/// the numbers of questions, and how long is left of what is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volatile {
+    /// The upgrade's part.
+    pub upgrade: VolatileUpgrade,
+    /// The release that was sent and is not answered, and whether the next one waits for its time.
+    pub release_under_way: (Option<LeaseId>, bool),
+    /// What its own probes said last.
+    pub verdict: Verdict,
+    /// What only time can bring.
+    pub armed: Vec<(Timer, Moment)>,
 }
 
 /// Where a node is, for people.
@@ -191,16 +206,28 @@ impl Node {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(timer) = self.desk.timers.due(now.moment) {
-            match timer {
-                Timer::Step | Timer::Group | Timer::StartBy | Timer::Applier => {
-                    self.upgrade.timer(&mut self.desk, timer, now);
-                }
-                Timer::Report => self.reporter.report_due(&mut self.desk),
-                Timer::Release => self.reporter.release_due(),
-                Timer::Health => self.neighbour.pulse(&mut self.desk, now),
-            }
-            self.settle(now);
+            self.rung(timer, now);
         }
+    }
+
+    /// One timer rings though its deadline has not come: how the model checker, which knows no durations, asks
+    /// what would be done. A timer that is not armed rings for nobody.
+    pub fn ring(&mut self, timer: Timer, now: Now) {
+        if self.desk.timers.take(timer) {
+            self.rung(timer, now);
+        }
+    }
+
+    fn rung(&mut self, timer: Timer, now: Now) {
+        match timer {
+            Timer::Step | Timer::Group | Timer::StartBy | Timer::Applier => {
+                self.upgrade.timer(&mut self.desk, timer, now);
+            }
+            Timer::Report => self.reporter.report_due(&mut self.desk),
+            Timer::Release => self.reporter.release_due(),
+            Timer::Health => self.neighbour.pulse(&mut self.desk, now),
+        }
+        self.settle(now);
     }
 
     /// What people signed, as this node holds it.
@@ -249,6 +276,17 @@ impl Node {
             releases_waiting: journal.lease.releases.len(),
             transitions_waiting: journal.transitions.len(),
             halts: self.desk.trust.halts().map(|halt| halt.reason.clone()).collect(),
+        }
+    }
+
+    /// What this node holds beyond its journal and its documents.
+    #[must_use]
+    pub fn volatile(&self, now: Moment) -> Volatile {
+        Volatile {
+            upgrade: self.upgrade.volatile(now),
+            release_under_way: self.reporter.release_under_way(),
+            verdict: self.neighbour.verdict(),
+            armed: self.desk.timers.armed().collect(),
         }
     }
 

@@ -34,7 +34,7 @@ const REPORT_WITHIN_MS: (u64, u64) = (500, 300_000);
 const TRANSITIONS_AHEAD_MAX: u64 = 1 << 32;
 
 /// What is under way to the coordinator.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Reporter {
     number: u64,
     report_sent: Option<u64>,
@@ -85,6 +85,11 @@ impl Reporter {
 
     pub(crate) fn release_due(&mut self) {
         self.release_waits = false;
+    }
+
+    /// The release that was sent and is not answered, and whether the next one waits for its time.
+    pub(crate) fn release_under_way(&self) -> (Option<LeaseId>, bool) {
+        (self.release_sent, self.release_waits)
     }
 
     #[cfg(test)]

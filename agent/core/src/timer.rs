@@ -26,7 +26,7 @@ pub enum Timer {
 }
 
 /// Deadlines by reason.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Timers(BTreeMap<Timer, Moment>);
 
 impl Timers {
@@ -50,6 +50,16 @@ impl Timers {
     #[must_use]
     pub fn next(&self) -> Option<Moment> {
         self.0.values().min().copied()
+    }
+
+    /// Takes a deadline away; whether there was one.
+    pub(crate) fn take(&mut self, timer: Timer) -> bool {
+        self.0.remove(&timer).is_some()
+    }
+
+    /// Every deadline.
+    pub(crate) fn armed(&self) -> impl Iterator<Item = (Timer, Moment)> {
+        self.0.iter().map(|(timer, at)| (*timer, *at))
     }
 
     /// Takes out one timer that is due, the earliest first.

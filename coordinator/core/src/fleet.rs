@@ -16,7 +16,7 @@ use crate::config::Config;
 const CAMPAIGNS_PER_SERVER_MAX: usize = 16;
 
 /// The fleet's own words.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Fleet {
     seen: BTreeMap<ServerId, Seen>,
     /// Servers that count and were not heard in this life.
@@ -24,7 +24,7 @@ pub(crate) struct Fleet {
 }
 
 /// A server heard in this life.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) heard: Moment,
     /// Nothing came for longer than a healthy server is silent.

@@ -20,3 +20,4 @@ mod timers;
 
 pub use config::Config;
 pub use coordinator::Coordinator;
+pub use timers::Timer;

@@ -298,7 +298,12 @@ impl State {
                 record.unexplained.remove(&lease);
             }
         }
-        let (Some(task), Evidence::Release { outcome, down_ms: _ }) = (task, evidence) else { return };
+        let Some(task) = task else { return };
+        let outcome = match evidence {
+            Evidence::Release { outcome, down_ms: _ } => outcome,
+            Evidence::Report => return self.attempt_is_over(server, task),
+            Evidence::NewerPlan => return,
+        };
         let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
         campaign.outcomes.add(outcome);
         let attempts = attempts_by(self.progress_mut(server, &task.campaign), task);
@@ -307,6 +312,16 @@ impl State {
         match outcome {
             LeaseOutcome::RolledBack { .. } => attempts.failures += 1,
             LeaseOutcome::Completed | LeaseOutcome::NeverStarted { .. } => {}
+        }
+    }
+
+    /// How the attempt ended, its release will say. Until then, an old sending of its claim must not be granted a
+    /// second lease.
+    fn attempt_is_over(&mut self, server: &ServerId, task: &Task) {
+        let progress = self.server_mut(server).progress.get_mut(&task.campaign);
+        let attempts = progress.and_then(|progress| progress.attempts.as_mut());
+        if let Some(attempts) = attempts.filter(|attempts| attempts.plan == task.plan) {
+            attempts.over = attempts.over.max(Some(task.attempt));
         }
     }
 

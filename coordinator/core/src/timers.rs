@@ -10,7 +10,7 @@ use lunar_common::time::Moment;
 
 /// Why the coordinator wants to wake up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Timer {
+pub enum Timer {
     /// A lease runs out without news: it is LOST then.
     Lease(ServerId),
     /// A server was silent for too long: it takes a slot then.
@@ -22,7 +22,7 @@ pub(crate) enum Timer {
 }
 
 /// Deadlines by timer, and timers by deadline.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Timers {
     armed: BTreeMap<Timer, Moment>,
     due: BTreeSet<(Moment, Timer)>,

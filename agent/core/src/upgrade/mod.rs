@@ -54,7 +54,7 @@ const APPLIER_RETRY: Duration = Duration::from_secs(2);
 const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 
 /// What an upgrade is waiting for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) enum Step {
     /// A deadline.
     #[default]
@@ -79,7 +79,7 @@ pub(crate) enum Step {
 }
 
 /// The volatile half of the machine.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Upgrade {
     pub(crate) step: Step,
     pub(crate) why: String,
@@ -101,7 +101,48 @@ pub(crate) struct Upgrade {
     applier_poll: Option<AskId>,
 }
 
+/// What an upgrade holds beyond the journal: see [`crate::node::Volatile`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolatileUpgrade {
+    /// What is waited for, by name.
+    pub waits_for: &'static str,
+    /// The claim that is not answered.
+    pub claim: Option<u64>,
+    /// Claims sent in this run of the agent: the next one's number follows from it.
+    pub claims: u64,
+    /// Each claim of this run that a grant may still answer, and how long ago it was sent.
+    pub sendings: Vec<(u64, Duration)>,
+    /// Whether it waits because starts are stopped.
+    pub stopped: bool,
+    /// Runs of the restore hook that failed.
+    pub hook_failures: u32,
+    /// Whether the applier had committed what was to be rolled back.
+    pub kept: bool,
+}
+
 impl Upgrade {
+    pub(crate) fn volatile(&self, now: Moment) -> VolatileUpgrade {
+        let (waits_for, claim) = match &self.step {
+            Step::Timer => ("timer", None),
+            Step::Fetch => ("fetch", None),
+            Step::Applier(_) => ("applier", None),
+            Step::Probe(_) => ("probe", None),
+            Step::Members(_) => ("members", None),
+            Step::Group(_) => ("group", None),
+            Step::Claim { nonce } => ("claim", Some(*nonce)),
+            Step::Hook(_) => ("hook", None),
+        };
+        VolatileUpgrade {
+            waits_for,
+            claim,
+            claims: self.claims,
+            sendings: self.sendings.ages(now).collect(),
+            stopped: self.stopped,
+            hook_failures: self.hook_failures,
+            kept: self.kept,
+        }
+    }
+
     /// Goes on with the campaign under way from the journal, after a start of the agent or a change of phase.
     pub(crate) fn enter(&mut self, desk: &mut Desk, now: Now) {
         self.step = Step::Timer;

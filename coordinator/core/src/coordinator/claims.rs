@@ -71,6 +71,11 @@ impl Coordinator {
     fn claim_of_holder(&mut self, claim: &Claim, now: Now) -> Option<Answer> {
         let lease = self.state.leases.get(&claim.server)?;
         let task = lease.task.as_ref().filter(|task| task.campaign == claim.campaign)?;
+        if lease.started && task.plan == claim.plan && task.attempt == claim.attempt {
+            // An old sending: who has started claims under another number. Queued, it would be granted a second
+            // lease once this one is released.
+            return Some(Answer::Refused(ClaimRefusal::AttemptOver(claim.attempt)));
+        }
         if lease.started || lease.nonce.is_none() {
             // It is down, or holds what it was given before our time: the claim waits for that to end.
             return None;

@@ -8,6 +8,7 @@ mod claims;
 mod documents;
 mod queries;
 mod reports;
+pub mod shape;
 
 #[cfg(test)]
 mod rig;
@@ -41,7 +42,7 @@ use crate::timers::{Timer, Timers};
 const RESTORE_JUMP_MAX: u64 = 1 << 32;
 
 /// Every decision a coordinator makes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Coordinator {
     pub(crate) config: Config,
     /// The fold of the log.
@@ -185,18 +186,32 @@ impl Coordinator {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(timer) = self.timers.pop(now.moment) {
-            match timer {
-                Timer::Lease(server) => self.lose(&server, now),
-                Timer::Silence(server) => {
-                    self.fleet.fall_silent(&server);
-                    self.recount(&server);
-                }
-                Timer::Announce => self.announce(now),
-                // What waits for it is looked at below.
-                Timer::Hold => {}
-            }
+            self.rung(timer, now);
         }
         self.settle(now);
+    }
+
+    /// One timer rings though its deadline has not come: how the model checker, which knows no durations, asks
+    /// what would be done. A timer that is not armed rings for nobody.
+    pub fn ring(&mut self, timer: Timer, now: Now) {
+        if self.timers.at(&timer).is_some() {
+            self.timers.disarm(&timer);
+            self.rung(timer, now);
+            self.settle(now);
+        }
+    }
+
+    fn rung(&mut self, timer: Timer, now: Now) {
+        match timer {
+            Timer::Lease(server) => self.lose(&server, now),
+            Timer::Silence(server) => {
+                self.fleet.fall_silent(&server);
+                self.recount(&server);
+            }
+            Timer::Announce => self.announce(now),
+            // What waits for it is looked at in `settle`.
+            Timer::Hold => {}
+        }
     }
 
     /// A life begins: it is in the log before anything else is.

@@ -326,6 +326,23 @@ fn a_claim_sent_again_gets_the_same_lease_and_no_second_one() {
 }
 
 #[test]
+fn an_old_sending_of_a_claim_never_gets_a_second_lease() {
+    let mut rig = Rig::new(&TRIO, wide());
+    let grant = rig.granted("a");
+    let over = Answer::Refused(ClaimRefusal::AttemptOver(grant.attempt));
+    rig.report_held(&grant, true);
+    assert_eq!(rig.claim("a", 1, 1), over, "its holder has started");
+    let mut report = rig.fresh_report("a");
+    (report.epoch_seen, report.fence_seen) = (grant.epoch, grant.fence);
+    rig.report(report);
+    assert_eq!(state_of(&rig, "a"), None);
+    assert_eq!(rig.claim("a", 1, 1), over, "its holder has given it back, and the release is on its way");
+    rig.release(&grant, LeaseOutcome::Completed);
+    assert_eq!(rig.core.status().waiting, 0);
+    assert!(matches!(rig.claim("a", 2, 2), Answer::Granted(_)));
+}
+
+#[test]
 fn a_newer_sending_of_the_claim_finds_a_lost_grant_and_an_old_one_does_not() {
     let mut rig = Rig::new(&TRIO, wide());
     rig.granted("a");

@@ -142,6 +142,12 @@ impl Waiting {
         }
     }
 
+    /// Whether a claim is looked at when there is room, or set aside: by its group, or by itself.
+    pub(crate) fn is_aside(&self, key: &Key) -> (bool, bool) {
+        let parked = self.entries.get(key).map(|entry| entry.parked);
+        (parked == Some(Parked::ByGroup), parked == Some(Parked::ByItself))
+    }
+
     /// The oldest ready claim of each class that has any, in the order of the classes.
     pub(crate) fn heads(&self) -> impl Iterator<Item = (&Class, u64)> {
         self.ready.iter().filter_map(|(class, places)| places.first().map(|place| (class, *place)))
