@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lunar_simulations::probes::SOMETIMES;
-use lunar_simulations::{Fault, Options, QueueKind, World};
+use lunar_simulations::{Fault, Options, QueueKind, Strike, World};
 
 /// Seeds of the quick run.
 const SEEDS: u64 = 200;
@@ -31,7 +31,14 @@ fn without_faults_every_server_completes() {
 fn two_hundred_seeds_of_faults_violate_nothing_and_reach_every_rare_thing() {
     let mut rare: BTreeMap<&str, u32> = BTreeMap::new();
     for seed in 1..=SEEDS {
-        for happened in run(&Options::swarm(seed)).sometimes {
+        let outcome = run(&Options::swarm(seed));
+        if seed.is_multiple_of(20) {
+            // One in twenty is run again, on the other queue.
+            let options = Options::swarm(seed);
+            let queue = if options.queue == QueueKind::Heap { QueueKind::Ring } else { QueueKind::Heap };
+            assert_eq!(run(&Options { queue, ..options }).trace, outcome.trace, "seed {seed}");
+        }
+        for happened in outcome.sometimes {
             *rare.entry(happened).or_default() += 1;
         }
     }
@@ -63,6 +70,22 @@ fn both_queues_go_the_same_way() {
         let [heap, ring] =
             [QueueKind::Heap, QueueKind::Ring].map(|queue| run(&Options { queue, ..options.clone() }));
         assert_eq!(heap, ring);
+    }
+}
+
+/// S17: what is safe is safe whatever the wall clocks say.
+#[test]
+fn wrong_clocks_change_no_verdict() {
+    for seed in 1..=6 {
+        let wrong =
+            Options::swarm(seed).with(&[Fault::ClockStep, Fault::ClockDrift, Fault::Reboot, Fault::Loss]);
+        let mut right = wrong.clone();
+        right
+            .faults
+            .strikes
+            .retain(|planned| !matches!(planned.what, Strike::ClockStep { .. } | Strike::ClockDrift { .. }));
+        assert!(right.faults.len() < wrong.faults.len());
+        assert_eq!(run(&wrong).completed, run(&right).completed, "seed {seed}");
     }
 }
 
