@@ -83,6 +83,8 @@ fn an_agent_of_another_fleet_is_dropped_by_the_mesh() {
     fleet.restart_logging(&Part::Coordinator, &crashed, "info,lunar_transport=debug");
     fleet.wait_until_all_heard();
 
+    // Its own fleet would call it, and be let in.
+    let _gone = [Part::Coordinator, Part::Origin].map(|part| other.crash(&part));
     // The stranger calls at this fleet's door: its own key and enrolment are good, but in its own fleet.
     let agent = Part::Agent(stranger.clone());
     let crashed = other.crash(&agent);

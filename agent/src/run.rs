@@ -221,7 +221,10 @@ fn own_enrolment(
     let document = documents::load(&path, Kind::Enrolment).or_exit(Exit::BadInput).map_err(|failure| {
         failure.advise(format!("have the server enrolled, and put the enrolment at {}", path.display()))
     })?;
-    let filed = trust.verify_enrolment(&document).or_exit(Exit::NotTrusted)?;
+    let filed = trust
+        .verify_enrolment(&document)
+        .map_err(|refusal| anyhow::Error::new(refusal).context(path.display().to_string()))
+        .or_exit(Exit::NotTrusted)?;
     let mine = keys::peer_key(key);
     if filed.key != mine {
         return Err(Failure::new(

@@ -222,7 +222,9 @@ fn own_server(config: &Config, trust: &mut TrustState) -> Result<ServerId, Failu
     let refused = trust.accept(&document, clock::wall()).err();
     let text = String::from_utf8_lossy(&document.body);
     // Read for the name only: what the machine goes by is the enrolment that the gate holds under it.
-    let named: Enrolment = toml::from_str(&text).or_exit(Exit::BadInput)?;
+    let named: Enrolment = toml::from_str(&text)
+        .map_err(|error| anyhow::Error::new(error).context(path.display().to_string()))
+        .or_exit(Exit::BadInput)?;
     match (refused, trust.machine_named(&named.server)) {
         (_, Some(_)) => Ok(named.server),
         (Some(refusal), None) => Err(Failure::new(Exit::NotTrusted, refusal).advise(format!(
