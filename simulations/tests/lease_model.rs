@@ -1,7 +1,8 @@
 //! The lease model, exhausted with stateright.
 //!
 //! Owns the proof that no order of events breaks the lease rules, within the budgets named here. Main invariant: a
-//! check that did not look at every state fails; every property is shown able to fail, by a mutant that it catches.
+//! run is given neither a time-out nor a target, so that it ends only when every state was looked at. Each mutant names the
+//! property that catches it; cap, floors, halt, restore and settling have no mutant yet.
 //!
 //! One coordinator crash, one agent crash, one failed install and the halt, all in one run of four servers, are more
 //! states than a test may take. They are exhausted all at once for one server, and in the combinations below for
