@@ -51,7 +51,14 @@ const SHELLS: &[(&str, &[&str])] = &[
     ("agent", &["lunar-agent-core", "lunar-artifact", "lunar-common", "lunar-host", "lunar-transport"]),
     (
         "coordinator",
-        &["lunar-artifact", "lunar-common", "lunar-coordinator-core", "lunar-host", "lunar-transport"],
+        &[
+            "lunar-artifact",
+            "lunar-common",
+            "lunar-coordinator-core",
+            "lunar-host",
+            "lunar-simulations",
+            "lunar-transport",
+        ],
     ),
 ];
 

@@ -146,3 +146,25 @@ fn without_an_inventory_the_enrolments_here_are_counted_and_only_the_servers_amo
     assert!(said.out.starts_with("FEASIBLE: 2 servers"), "the coordinator is none: {}", said.out);
     assert!(said.out.contains("next: lunar-coordinator plan publish"), "{}", said.out);
 }
+
+#[test]
+fn a_campaign_that_fits_is_run_and_its_end_stands_beside_the_arithmetic() {
+    let few =
+        "format = 1\nfleet = \"moon\"\n\n[[servers]]\nname = \"air\"\ncount = 8\ntier = 1\nsite = \"s1\"\n";
+    let home = desk(&week(), few);
+    let said = check(&home, &["--simulate", "--seeds", "2", "--failures", "0"]);
+    for part in [
+        "simulated: 2 of 2 runs ended",
+        "by arithmetic ",
+        "tier 1: servers are down from ",
+        "tier 1: 5 of 5 down at once",
+    ] {
+        assert!(said.out.contains(part), "{part:?} is not in {}{}", said.out, said.err);
+    }
+    let said = check(&home, &["--simulate", "--seeds", "2", "--failures", "0", "--output", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(value["forecast"]["seeds"], 2);
+    assert!(value["forecast"]["median_s"].as_u64() <= value["forecast"]["p95_s"].as_u64());
+    let said = check(&desk(&week(), &moon()), &["--simulate", "--hold", "20m"]);
+    assert!(said.out.contains("warning: not simulated: it cannot fit"), "{}", said.out);
+}

@@ -4,6 +4,7 @@
 //! ends with 0 can be published as it is. Refuses to judge feasibility: `lunar_coordinator_core::planner` does.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use lunar_common::bounds::DOCUMENT_BYTES_MAX;
@@ -16,6 +17,7 @@ use lunar_common::trust::TrustState;
 use lunar_coordinator_core::planner::{self, Assessment, Assumptions, Calendar, Unplannable};
 use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, files};
+use lunar_simulations::forecast::{Forecast, scenario_of};
 use serde::Serialize;
 
 use super::plan::{find, sign_command};
@@ -32,6 +34,7 @@ use crate::home::{Home, load, refused};
     a signature is refused.\n\n\
     Examples:\n  lunar-coordinator plan check web-2\n  \
     lunar-coordinator plan check web-2.toml --inventory moon.toml --hold 20m\n  \
+    lunar-coordinator plan check web-2.toml --inventory moon.toml --simulate --seeds 5\n  \
     lunar-coordinator plan check web-2 --hold 8m --hours-per-day 12 --triage 2h --start 2026-12-01T00:00:00Z\n\n\
     An inventory lists servers by count or one by one:\n  \
     format = 1\n  [[servers]]\n  name = \"air\"\n  count = 2000\n  tier = 1\n  site = \"base\"\n  group_size = 4"
@@ -63,6 +66,13 @@ pub struct CheckCommand {
     /// When the campaign starts. Default: now.
     #[arg(long, value_name = "TIME")]
     start: Option<WallTime>,
+    /// Also runs the campaign, with the production cores in virtual time: when it ends, what is down when.
+    #[arg(long)]
+    simulate: bool,
+    /// How many times it is run.
+    #[arg(long, default_value_t = 3, value_name = "N", requires = "simulate",
+        value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
 }
 
 /// Hundredths of a percent.
@@ -98,6 +108,8 @@ struct Checked {
     assessment: Option<Assessment>,
     /// Why there is no arithmetic.
     unplannable: Option<Unplannable>,
+    /// What runs of it come to; `null`: none was asked for, or it does not fit.
+    forecast: Option<Forecast>,
     message: String,
     warnings: Vec<String>,
 }
@@ -148,6 +160,17 @@ impl CheckCommand {
             (Some(assessment), _) => Some(assessment.feasible),
             (None, Some(_)) => Some(false),
         };
+        let forecast = match &assessment {
+            Some(assessment) if self.simulate && assessment.feasible => {
+                self.forecast(&plan, &servers, assessment, &mut warnings)
+            }
+            _ => {
+                if self.simulate {
+                    warnings.push("not simulated: it cannot fit, or no server is known".to_owned());
+                }
+                None
+            }
+        };
         let (signers, complete, message) =
             signatures(&path, &document, trust.as_ref(), feasible != Some(false))?;
         let checked = Checked {
@@ -158,6 +181,7 @@ impl CheckCommand {
             feasible,
             assessment,
             unplannable,
+            forecast,
             message,
             warnings,
         };
@@ -173,6 +197,32 @@ impl CheckCommand {
             return Ok(None);
         }
         trust(common).map(Some)
+    }
+
+    /// The campaign, run; or, as a warning, why it cannot be.
+    fn forecast(
+        &self,
+        plan: &Plan,
+        servers: &[InventoryServer],
+        assessment: &Assessment,
+        warnings: &mut Vec<String>,
+    ) -> Option<Forecast> {
+        match scenario_of(plan, servers, &assessment.assumed, assessment.calendar.window_s) {
+            Err(problems) => {
+                warnings.extend(problems.into_iter().map(|problem| format!("not simulated: {problem}")));
+                None
+            }
+            Ok(scenario) => {
+                let forecast = Forecast::of(&Arc::new(scenario), self.seeds);
+                if forecast.is_none() {
+                    warnings.push(format!(
+                        "in none of {} simulated runs did all servers come to an end",
+                        self.seeds
+                    ));
+                }
+                forecast
+            }
+        }
     }
 
     fn assumed(&self, plan: &Plan) -> Assumptions {
@@ -231,6 +281,10 @@ fn human(checked: &Checked) -> String {
     let mut text = String::new();
     if let Some(assessment) = &checked.assessment {
         text += &format!("{assessment}\n");
+    }
+    if let Some(forecast) = &checked.forecast {
+        let closed_s = checked.assessment.as_ref().and_then(|assessment| assessment.finish_s);
+        text += &format!("{}\n", super::plan_forecast::human(forecast, closed_s));
     }
     if let Some(error) = &checked.unplannable {
         text += &format!("INFEASIBLE: {error}\n\n");
