@@ -25,11 +25,22 @@ pub(super) const NEIGHBOUR: u8 = 53;
 
 /// An enrolment; agents are of the group `pair` if `grouped`.
 pub(super) fn enrolment(name: &str, key: u8, role: Role, grouped: bool) -> SignedDocument {
+    enrolment_again(name, key, role, grouped.then_some("pair"), 1)
+}
+
+/// The same machine's enrolment of that number.
+pub(super) fn enrolment_again(
+    name: &str,
+    key: u8,
+    role: Role,
+    group: Option<&str>,
+    sequence: u64,
+) -> SignedDocument {
     let enrolment = Enrolment {
         format: 1,
         fleet: "moon".parse().unwrap(),
         server: ServerId::new(name).unwrap(),
-        sequence: Sequence(1),
+        sequence: Sequence(sequence),
         issued: WALL,
         expires: None,
         key: PeerKey(machine_key(key).verifying_key().to_bytes()),
@@ -39,7 +50,7 @@ pub(super) fn enrolment(name: &str, key: u8, role: Role, grouped: bool) -> Signe
         cluster: "one".parse().unwrap(),
         tier: Tier::Two,
         service: "web".parse().unwrap(),
-        group: grouped.then(|| "pair".parse().unwrap()),
+        group: group.map(|group| group.parse().unwrap()),
         labels: std::collections::BTreeMap::new(),
     };
     signed(Kind::Enrolment, &toml::to_string(&enrolment).unwrap())

@@ -693,6 +693,15 @@ fn every_start_of_the_agent_is_durable_before_anything_is_said() {
 }
 
 impl Bench {
+    /// This server is enrolled into another group, or into none.
+    fn enrolled_again(&mut self, group: Option<&str>) {
+        let document = enrolment_again("srv-1", SERVER, Role::Agent, group, 2);
+        let asked = std::mem::take(&mut self.seen);
+        self.handle(Input::Document { call: CallId(1), document });
+        // What was asked before is still to be answered.
+        self.seen.splice(0..0, asked);
+    }
+
     fn members(&mut self) -> Vec<String> {
         let ask = self.last(|effect| match effect {
             Effect::AskGroupMembers { ask } => Some(*ask),

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use lunar_common::document::Verified;
 use lunar_common::health::{Outcome, When};
-use lunar_common::ids::{ArtifactId, ProbeName};
+use lunar_common::ids::{ArtifactId, GroupId, ProbeName};
 use lunar_common::lease::LeaseOutcome;
 use lunar_common::phase::Phase;
 use lunar_common::plan::Plan;
@@ -88,7 +88,10 @@ pub(crate) struct Upgrade {
     sendings: Sendings,
     claims: u64,
     waits: u32,
+    /// Whether the coordinator has named the members of `members_of`.
     members_known: bool,
+    /// The own group when its members were last asked for: an enrolment may move this server to another one.
+    members_of: Option<GroupId>,
     probed: Option<Moment>,
     /// Waits because starts are stopped: a change in what people signed wakes it.
     stopped: bool,

@@ -63,10 +63,12 @@ impl Upgrade {
     pub(super) fn check_group(&mut self, desk: &mut Desk, now: Now) {
         if desk.me.group.is_none() {
             self.checked(desk, now);
-        } else if self.members_known && desk.phase() == Some(Phase::PreCheck) {
+        } else if self.members_known && !self.moved(desk) && desk.phase() == Some(Phase::PreCheck) {
             self.ask_group(desk, now);
         } else {
             let ask = desk.ask();
+            self.members_known = false;
+            self.members_of = desk.me.group.clone();
             self.step = Step::Members(ask);
             desk.emit(Effect::AskGroupMembers { ask });
         }
@@ -102,8 +104,17 @@ impl Upgrade {
         if changed {
             desk.persist_trust();
         }
+        if self.moved(desk) {
+            return self.check_group(desk, now);
+        }
         self.members_known = true;
         self.ask_group(desk, now);
+    }
+
+    /// Whether this server was enrolled into another group, or into none, since the members of its group were
+    /// asked for: what they say answers for nothing then.
+    fn moved(&self, desk: &Desk) -> bool {
+        self.members_of != desk.me.group
     }
 
     fn ask_group(&mut self, desk: &mut Desk, now: Now) {
@@ -158,7 +169,7 @@ impl Upgrade {
             Standing::Pending => {}
             Standing::AllUp => {
                 desk.timers.clear(Timer::Group);
-                self.checked(desk, now);
+                if self.moved(desk) { self.check_group(desk, now) } else { self.checked(desk, now) }
             }
             Standing::NotUp { cause } => {
                 desk.timers.clear(Timer::Group);

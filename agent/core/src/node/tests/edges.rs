@@ -295,6 +295,40 @@ fn only_enrolments_are_taken_from_an_answer_about_the_group() {
     assert_eq!(bench.node.trust().plans().map(|plan| plan.generation).collect::<Vec<_>>(), [Generation(1)]);
 }
 
+/// Found by the simulation: the answer about a group that this server had left was taken in silence, and nothing
+/// woke it again.
+#[test]
+fn a_server_that_leaves_its_group_while_the_members_are_asked_for_claims_without_them() {
+    let mut bench = Bench::queued(true, false);
+    bench.probed(Outcome::Healthy);
+    bench.enrolled_again(None);
+
+    assert_eq!(bench.members().last().unwrap(), "claim attempt 1");
+}
+
+#[test]
+fn a_server_that_is_moved_to_another_group_asks_who_is_in_that_one() {
+    let mut bench = Bench::queued(true, false);
+    bench.probed(Outcome::Healthy);
+    bench.enrolled_again(Some("trio"));
+    assert_eq!(bench.members().last().unwrap(), "ask members", "the answer was about the old group");
+
+    let mut bench = Bench::queued(true, false);
+    bench.probed(Outcome::Healthy);
+    bench.members();
+    bench.enrolled_again(Some("trio"));
+    assert_eq!(bench.neighbour_answers(true), ["ask members"], "the old group's word is worth nothing");
+
+    let mut bench = Bench::queued(true, false);
+    bench.probed(Outcome::Healthy);
+    bench.members();
+    bench.neighbour_answers(true);
+    bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
+    bench.enrolled_again(Some("trio"));
+    assert_eq!(bench.probed(Outcome::Healthy), ["ask members"], "nothing is started on what was known");
+}
+
 #[test]
 fn a_plan_that_can_start_no_more_gives_way_to_another_one() {
     let mut bench = Bench::granted();
