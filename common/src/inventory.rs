@@ -287,7 +287,11 @@ mod tests {
                 "unknown key `group_sise`; did you mean `group_size`?",
             ),
             (AIR.replace("tier = 1", "tier = 4"), 7, "tier 4 does not exist: use 1, 2 or 3"),
-            (AIR.replace("count = 5", "count = 0"), 6, "count 0 is out of range: write 1 to 65536"),
+            (
+                AIR.replace("count = 5", "count = 0"),
+                6,
+                &format!("count 0 is out of range: write 1 to {MACHINES_MAX}"),
+            ),
             (
                 AIR.replace("group_size = 2", "group_size = 6"),
                 9,
@@ -299,7 +303,11 @@ mod tests {
             (AIR.replace("site = \"rim\"\n", ""), 12, "missing key `site`"),
             (AIR.replace("count = 5", "count = -5"), 6, "invalid value"),
             (AIR.replace("\"air\"", &format!("\"{}\"", "a".repeat(63))), 5, "at most 64 characters"),
-            (AIR.replace("count = 5", "count = 65536"), 12, "more than 65536 servers in all"),
+            (
+                AIR.replace("count = 5", &format!("count = {MACHINES_MAX}")),
+                12,
+                &format!("more than {MACHINES_MAX} servers in all"),
+            ),
         ] {
             let said = refused(&broken);
             assert!(said.contains(&format!("at line {line},")), "{line}: {said}");
