@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{Epoch, Fence, LeaseId, ServerId};
@@ -98,10 +97,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(trust: TrustState, report_interval_s: u32) -> Self {
-        let report_every = Duration::from_secs(report_interval_s.into());
         let defaults = Config::default();
-        let unreachable_after = report_every * 3 + Duration::from_secs(10);
-        let config = Config { report_every, unreachable_after, ..defaults };
+        let servers = u32::try_from(trust.machines().count()).unwrap_or(u32::MAX);
+        // A quiet server reports so often, and one that is watched as often as anywhere.
+        let reports_per_s = (servers / report_interval_s.max(1)).max(1);
+        let config = Config { reports_per_s, ..defaults };
         Self {
             config,
             lagging: true,

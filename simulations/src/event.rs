@@ -9,6 +9,7 @@ use lunar_agent_core::applier::input::RunId;
 use lunar_agent_core::applier::protocol::Task;
 use lunar_agent_core::effect::ApplierCommand;
 use lunar_agent_core::input::{AskId, Input};
+use lunar_agent_core::swarm::Word;
 use lunar_common::document::SignedDocument;
 use lunar_common::lease::GroupQuestion;
 use lunar_common::wire::Signed;
@@ -16,6 +17,7 @@ use lunar_common::wire::Signed;
 use crate::faults::Strike;
 use crate::network::{Caller, Request};
 use crate::server::Asker;
+use crate::swarming::Ended;
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -83,6 +85,42 @@ pub(crate) enum Event {
         life: u64,
         run: RunId,
     },
+    SwarmAlarm {
+        server: usize,
+    },
+    /// A connection is up.
+    Linked {
+        a: u32,
+        b: u32,
+    },
+    NotLinked {
+        from: u32,
+        to: u32,
+    },
+    /// Somebody notices that a connection broke.
+    Unlinked {
+        at: u32,
+        whom: u32,
+    },
+    Subscribed {
+        to: u32,
+        by: u32,
+    },
+    Said {
+        to: u32,
+        from: u32,
+        word: Arc<Word>,
+    },
+    /// A transfer is over.
+    Delivered {
+        to: u32,
+        from: u32,
+        request: u64,
+        ended: Ended,
+    },
+    PackOpened {
+        server: usize,
+    },
     /// Everyone compares documents.
     Sync,
     BackUp,
@@ -130,8 +168,20 @@ impl Event {
             Self::BackUp => (18, 0),
             Self::Strike(_) => (19, 0),
             Self::FaultsEnd => (20, 0),
+            Self::SwarmAlarm { server } => (21, *server as u64),
+            Self::Linked { a, b } => (22, pair(*a, *b)),
+            Self::NotLinked { from, to } => (23, pair(*from, *to)),
+            Self::Unlinked { at, whom } => (24, pair(*at, *whom)),
+            Self::Subscribed { to, by } => (25, pair(*to, *by)),
+            Self::Said { to, from, .. } => (26, pair(*to, *from)),
+            Self::Delivered { to, request, .. } => (27, u64::from(*to) ^ (*request << 32)),
+            Self::PackOpened { server } => (28, *server as u64),
         }
     }
+}
+
+fn pair(a: u32, b: u32) -> u64 {
+    u64::from(a) << 32 | u64::from(b)
 }
 
 /// Millions of them wait at once.

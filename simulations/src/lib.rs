@@ -21,11 +21,13 @@ mod coordinator;
 mod disk;
 mod documents;
 mod event;
+mod links;
 mod network;
 mod node_half;
 mod queue;
 mod root_half;
 mod server;
+mod swarming;
 mod trace;
 mod truth;
 

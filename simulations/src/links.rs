@@ -81,7 +81,8 @@ impl Links {
 
     /// Whether a site is cut off from the others and from Earth: lost, or without a working relay.
     pub(crate) fn is_cut(&self, site: usize, at_us: u64) -> bool {
-        let lost = |(which, from, until): &(usize, u64, u64)| *which == site && (*from..*until).contains(&at_us);
+        let lost =
+            |(which, from, until): &(usize, u64, u64)| *which == site && (*from..*until).contains(&at_us);
         if self.lost.iter().any(lost) {
             return true;
         }

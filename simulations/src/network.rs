@@ -51,7 +51,10 @@ impl World {
     /// Sends something between a server and another machine. When it arrives; `None`: never.
     pub(crate) fn send(&mut self, server: usize, event: Event) -> Option<u64> {
         let lost = self.edges.loss.rate(self.at_ms);
-        if self.is_cut_off(server) || self.chance.happens(lost, server, Purpose::Loss) {
+        if self.is_cut_off(server)
+            || self.is_far_from_coordinator(server)
+            || self.chance.happens(lost, server, Purpose::Loss)
+        {
             return None;
         }
         let way = self.way_ms(server);
@@ -78,6 +81,12 @@ impl World {
 
     pub(crate) fn is_cut_off(&self, server: usize) -> bool {
         self.servers[server].partitioned_until > self.at_ms
+    }
+
+    /// Whether the coordinator, which stands in the first site, can be reached from a server's site.
+    fn is_far_from_coordinator(&self, server: usize) -> bool {
+        let site = self.servers[server].seat.site;
+        site != 0 && [0, site].iter().any(|site| self.swarming.is_cut(*site, self.at_us))
     }
 
     /// A node asks the coordinator.

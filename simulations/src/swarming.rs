@@ -110,9 +110,8 @@ impl Swarming {
             members[seat.site].push(small(number));
         }
         let first = |members: &Vec<u32>| -> Vec<u32> {
-            let place = |number: &u32| {
-                draw("swarm gateway", &[&NEW.0, &documents.servers[*number as usize].peer.0])
-            };
+            let place =
+                |number: &u32| draw("swarm gateway", &[&NEW.0, &documents.servers[*number as usize].peer.0]);
             let mut ordered = members.clone();
             ordered.sort_by_cached_key(place);
             ordered.truncate(FIRST_OF_SITE);
@@ -128,7 +127,8 @@ impl Swarming {
             links: Vec::new(),
             alarm: None,
         };
-        let numbers = documents.servers.iter().enumerate().map(|(number, machine)| (machine.peer, small(number)));
+        let numbers =
+            documents.servers.iter().enumerate().map(|(number, machine)| (machine.peer, small(number)));
         let origin = PeerKey([0xff; 32]);
         let chunk = u64::from(scenario.artifact.chunk_bytes);
         let frames = (0..scenario.artifact.chunks())
@@ -156,7 +156,8 @@ impl Swarming {
         let mut view = self.firsts.clone();
         for side in 1..=NEIGHBOURS_A_SIDE {
             // Steps of different lengths, so that news crosses a large site in few of them.
-            let step = 1 + usize::try_from(keyed(side as u64, seat.site as u64, 0, 0) % count as u64).unwrap_or(0);
+            let step =
+                1 + usize::try_from(keyed(side as u64, seat.site as u64, 0, 0) % count as u64).unwrap_or(0);
             view.push(members[(place + step) % count]);
             view.push(members[(place + count - step % count) % count]);
         }
@@ -164,6 +165,10 @@ impl Swarming {
         view.dedup();
         view.retain(|number| *number as usize != server);
         view
+    }
+
+    pub(crate) fn is_cut(&self, site: usize, at_us: u64) -> bool {
+        self.links.is_cut(site, at_us)
     }
 
     fn chunks(&self) -> u32 {
@@ -208,9 +213,13 @@ impl World {
         self.swarm_handle(server, Input::Want { artifact: NEW, manifest_bytes });
         let (origin, earth) = (self.swarming.origin, self.swarming.earth.clone());
         self.swarm_handle(server, Input::Peer { peer: origin, site: earth, origin: true });
+        // The first of each site hear of each other and of their neighbours; the others connect to them.
+        let is_first = self.swarming.firsts.contains(&small(server));
         for other in self.swarming.view(server, &seat) {
             self.introduce(server, other as usize);
-            if self.swarming.parts[other as usize].swarm.is_some() {
+            let neighbours =
+                self.servers[other as usize].seat.site == seat.site && !self.swarming.firsts.contains(&other);
+            if is_first || neighbours {
                 self.introduce(other as usize, server);
             }
         }
@@ -221,7 +230,7 @@ impl World {
 
     fn introduce(&mut self, to: usize, whom: usize) {
         let part = &self.swarming.parts[whom];
-        if part.swarm.is_none() && !part.complete {
+        if self.swarming.parts[to].swarm.is_none() || part.swarm.is_none() && !part.complete {
             return;
         }
         let peer = self.meet(to, whom);

@@ -27,7 +27,7 @@ const TRANSITIONS_PER_REPORT: usize = 96;
 const CAMPAIGNS_PER_REPORT: usize = 16;
 
 /// The most often and the least often a coordinator may ask for reports, in milliseconds.
-const REPORT_WITHIN_MS: (u64, u64) = (500, 300_000);
+const REPORT_WITHIN_MS: (u64, u64) = (500, 3_600_000);
 
 /// How far a coordinator's records may be ahead of a journal that was begun anew: at ten transitions an attempt,
 /// more attempts than there are.

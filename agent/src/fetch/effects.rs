@@ -39,7 +39,9 @@ impl Driver {
                         task.abort();
                     }
                 }
-                Effect::AnnounceHave { artifact, chunk } => self.plane.announce(artifact, Note::Have(chunk)),
+                Effect::AnnounceHaves { artifact, chunks } => {
+                    self.plane.announce(artifact, Note::Haves(chunks));
+                }
                 Effect::AnnounceTaking { artifact, chunk } => {
                     self.plane.announce(artifact, Note::Taking(chunk));
                 }

@@ -61,6 +61,7 @@ impl World {
 
     fn reboot(&mut self, server: usize, step_done: bool, for_ms: u64) {
         self.servers[server].reboot(self.at_ms, step_done);
+        self.swarm_dies(server);
         self.check(server);
         let boot = self.servers[server].boot;
         // Either half may be there first.

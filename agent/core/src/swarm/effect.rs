@@ -58,12 +58,12 @@ pub enum Effect {
         /// Which.
         request: RequestId,
     },
-    /// Tell every listener that a chunk is here.
-    AnnounceHave {
+    /// Tell every listener that chunks are here.
+    AnnounceHaves {
         /// Of which artifact.
         artifact: ArtifactId,
-        /// Which chunk.
-        chunk: u32,
+        /// Which chunks.
+        chunks: Vec<u32>,
     },
     /// Tell every listener that a chunk is being fetched into the site or the fleet.
     AnnounceTaking {

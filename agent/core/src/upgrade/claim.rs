@@ -26,8 +26,9 @@ use crate::timer::Timer;
 /// How long a healthy round before a claim counts, while the claim waits its turn.
 const PROBED_FOR: Duration = Duration::from_secs(30);
 
-/// The longest wait a coordinator may impose between two sendings of a claim.
-const CLAIM_WAIT_MS_MAX: u64 = 60_000;
+/// The longest wait a coordinator may impose between two sendings of a claim: it knows who is far from the head of
+/// the queue, and five minutes more are nothing to those.
+const CLAIM_WAIT_MS_MAX: u64 = 300_000;
 
 /// Claims of one start of the agent are numbered in this many bits of their nonce; its starts above them. A
 /// claim each 100 ms for thirteen years.
@@ -98,6 +99,7 @@ impl Upgrade {
             Some(ClaimAnswer::Granted(_)) => self.be_patient(desk, "the grant was of no use", now),
             Some(ClaimAnswer::Wait { reason, retry_after_ms }) => {
                 self.waits = 0;
+                self.in_line = true;
                 let delay = retry_after_ms.clamp(CLAIM_WAIT_MS_MIN, CLAIM_WAIT_MS_MAX);
                 let why = format!("the coordinator says wait: {}", in_words(&reason));
                 self.wait(desk, Duration::from_millis(delay), &why, now);
@@ -131,6 +133,7 @@ impl Upgrade {
         let next = Next::Again { state: State::Staging, failed: false };
         go(desk, Move::StageAgain, next, cause, now);
         self.probed = None;
+        self.in_line = false;
         self.stopped = false;
         desk.timers.clear(Timer::Group);
         self.be_patient(desk, cause, now);
@@ -231,6 +234,7 @@ impl Upgrade {
         let next = Next::Again { state: State::Staging, failed: false };
         go(desk, Move::StandBack, next, cause, now);
         self.probed = None;
+        self.in_line = false;
         self.stopped = false;
         desk.timers.clear(Timer::Group);
         // Whatever was in the way may still be: do not claim again in the same breath.

@@ -89,6 +89,9 @@ pub(crate) struct Upgrade {
     claims: u64,
     waits: u32,
     members_known: bool,
+    /// Its group was whole when it joined the queue, and a coordinator has told it to wait: sending the claim again
+    /// asks nobody. The group is asked once more under the grant, which is the answer that counts.
+    in_line: bool,
     probed: Option<Moment>,
     /// Waits because starts are stopped: a change in what people signed wakes it.
     stopped: bool,
@@ -353,6 +356,7 @@ impl Upgrade {
     /// What was learned for one attempt says nothing about the next.
     fn forget(&mut self) {
         self.members_known = false;
+        self.in_line = false;
         self.probed = None;
         self.watch = None;
         self.waits = 0;

@@ -61,7 +61,8 @@ impl Upgrade {
     }
 
     pub(super) fn check_group(&mut self, desk: &mut Desk, now: Now) {
-        if desk.me.group.is_none() {
+        let in_line = self.in_line && desk.phase() == Some(Phase::Queued);
+        if desk.me.group.is_none() || in_line {
             self.checked(desk, now);
         } else if self.members_known && desk.phase() == Some(Phase::PreCheck) {
             self.ask_group(desk, now);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{PeerKey, ServerId};
-use lunar_common::lease::{Claim, ClaimRefusal, LeaseState, WaitReason};
+use lunar_common::lease::{Claim, ClaimRefusal, LeaseState, LimitScope, WaitReason};
 use lunar_common::order::draw_below;
 use lunar_common::time::{Now, millis};
 
@@ -167,8 +167,9 @@ impl Coordinator {
     }
 
     /// The hint grows with the queue, so that all that wait together do not hammer, and stays well below the
-    /// time to start, so that a claim is never stale while its server lives. A keyed draw takes up to a
-    /// quarter off, so that claims that came together do not come back together.
+    /// time to start, so that a claim is never stale while its server lives; but whoever is far from the head of
+    /// the queue is told to come back when its turn may be near. A keyed draw takes up to a quarter off, so that
+    /// claims that came together do not come back together.
     fn wait_for(&self, reason: WaitReason, claim: &Claim) -> Answer {
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let campaign = self.state.campaigns.get(&claim.campaign).expect("the claim was checked");
@@ -178,9 +179,25 @@ impl Coordinator {
             .saturating_add(self.config.retry_after_each.saturating_mul(waiting))
             .min(self.config.retry_after_max)
             .min(Duration::from_millis(campaign.terms.start_within_ms / 4));
+        let hint = if self.is_far(claim) { self.config.retry_after_far } else { hint };
         let hint_ms = millis(hint);
         let parts = [claim.server.as_str().as_bytes(), &claim.nonce.to_le_bytes()];
         let retry_after_ms = hint_ms - draw_below(hint_ms / 4, "claim-retry", &parts);
         Answer::Wait { reason, retry_after_ms }
     }
+
+    /// Whether so many wait before a claim that its turn cannot come within `retry_after_far`.
+    fn is_far(&self, claim: &Claim) -> bool {
+        let key = (claim.server.clone(), claim.campaign.clone());
+        let Some(entry) = self.waiting.get(&key) else { return false };
+        let scopes = [LimitScope::Tier(entry.class.tier), LimitScope::Fleet];
+        let slots = scopes.iter().filter_map(|scope| self.limit(&claim.campaign, scope)).min();
+        let Some(slots) = slots else { return false };
+        let turns = usize::try_from(self.config.retry_after_far.as_secs() / TURN_S_MIN).unwrap_or(usize::MAX);
+        let many = turns.saturating_mul(slots as usize + 1);
+        self.waiting.are_before(entry.place, entry.class.tier, many)
+    }
 }
+
+/// The shortest that a server is taken to be down where it is guessed when a turn comes, in seconds.
+const TURN_S_MIN: u64 = 30;

@@ -731,7 +731,7 @@ fn others_taking_turns_cannot_starve_a_claim_that_needs_two_slots_at_once() {
 }
 
 #[test]
-fn the_hint_grows_with_the_queue_and_stays_below_a_quarter_of_the_time_to_start() {
+fn the_hint_grows_with_the_queue_and_only_who_is_far_from_its_head_is_sent_away_for_longer() {
     let members: Vec<String> = (0..3000).map(|n| format!("s{n} 3 x x1 -")).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
     let mut rig = Rig::unheard(&members, one_in_fleet());
@@ -741,15 +741,24 @@ fn the_hint_grows_with_the_queue_and_stays_below_a_quarter_of_the_time_to_start(
     };
     let first = hint(rig.claim("s0", 1, 1));
     assert!((1_500..=2_003).contains(&first), "{first}");
-    for member in &members[1..200] {
-        let server = member.split(' ').next().unwrap();
-        rig.claim(server, 1, 1);
-    }
+    let all_claim = |rig: &mut Rig, members: &[&str]| {
+        for member in members {
+            rig.claim(member.split(' ').next().unwrap(), 1, 1);
+        }
+    };
+    all_claim(&mut rig, &members[1..10]);
     let later = hint(rig.claim("s500", 1, 1));
-    assert!((1_950..=2_603).contains(&later), "{later}");
+    assert!((1_524..=2_033).contains(&later), "{later}");
     rig.core.config.retry_after_each = DAY;
     let bounded = hint(rig.claim("s501", 1, 1));
     assert!((22_500..=30_000).contains(&bounded), "{bounded}");
+
+    // One slot, and half a minute a turn at least: the twentieth's turn is more than five minutes away.
+    all_claim(&mut rig, &members[10..200]);
+    let far = hint(rig.claim("s502", 1, 1));
+    assert!((225_000..=300_000).contains(&far), "{far}");
+    let near = hint(rig.claim("s5", 1, 2));
+    assert!(near <= 30_000, "the same claim sent again keeps its place: {near}");
 }
 
 #[test]

@@ -66,6 +66,7 @@ enum Parked {
 pub(crate) struct Waiting {
     entries: BTreeMap<Key, Entry>,
     order: BTreeMap<u64, Key>,
+    by_tier: BTreeMap<Tier, BTreeSet<u64>>,
     ready: BTreeMap<Class, BTreeSet<u64>>,
     by_group: BTreeMap<GroupId, BTreeSet<Key>>,
 }
@@ -107,6 +108,7 @@ impl Waiting {
         let class = Class::of(&task.campaign, member);
         self.ready.entry(class.clone()).or_default().insert(place);
         self.order.insert(place, key.clone());
+        self.by_tier.entry(class.tier).or_default().insert(place);
         let entry = Entry {
             place,
             task,
@@ -124,6 +126,9 @@ impl Waiting {
     pub(crate) fn remove(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
         self.order.remove(&entry.place);
+        if let Some(places) = self.by_tier.get_mut(&entry.class.tier) {
+            places.remove(&entry.place);
+        }
         self.unlist(key, &entry);
     }
 
@@ -160,6 +165,13 @@ impl Waiting {
     /// All claims, oldest first, parked ones included.
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.order.values().filter_map(|key| self.entries.get(key).map(|entry| (key, entry)))
+    }
+
+    /// Whether so many claims of a tier wait before a place. Each tier's places are kept in order, so that this
+    /// looks at no more than it counts.
+    pub(crate) fn are_before(&self, place: u64, tier: Tier, many: usize) -> bool {
+        let of_tier = self.by_tier.get(&tier);
+        of_tier.is_some_and(|places| places.range(..place).take(many).count() == many)
     }
 
     /// Sets a claim aside until its group has room.

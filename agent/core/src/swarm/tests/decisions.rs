@@ -80,7 +80,7 @@ fn a_chunk_that_is_held_is_never_asked_for_after_a_restart() {
     assert_eq!(
         end,
         [
-            Effect::AnnounceHave { artifact: ARTIFACT, chunk: 1 },
+            Effect::AnnounceHaves { artifact: ARTIFACT, chunks: vec![1] },
             Effect::Unsubscribe { artifact: ARTIFACT },
             Effect::Complete { artifact: ARTIFACT },
         ]

@@ -286,7 +286,7 @@ impl World {
                 Effect::Cancel { request } => {
                     self.cancelled.insert((index, request));
                 }
-                Effect::AnnounceHave { chunk, .. } => self.announce(index, &Word::Have(chunk)),
+                Effect::AnnounceHaves { chunks, .. } => self.announce(index, &Word::Haves(chunks)),
                 Effect::AnnounceTaking { chunk, .. } => self.announce(index, &Word::Taking(chunk)),
                 Effect::AnnounceLeft { chunk, .. } => self.announce(index, &Word::Left(chunk)),
                 Effect::Banned { peer, offence, .. } => self.nodes[index].bans.push((peer, offence)),
