@@ -77,15 +77,7 @@ impl InventoryServer {
 
     /// Every scope in which it counts, the widest first.
     pub fn scopes(&self) -> impl Iterator<Item = LimitScope> + use<> {
-        [
-            Some(LimitScope::Fleet),
-            Some(LimitScope::Tier(self.tier)),
-            Some(LimitScope::Site(self.site.clone())),
-            Some(LimitScope::Cluster(self.cluster.clone())),
-            self.group.clone().map(LimitScope::Group),
-        ]
-        .into_iter()
-        .flatten()
+        LimitScope::of(self.tier, &self.site, &self.cluster, self.group.as_ref())
     }
 }
 

@@ -274,6 +274,26 @@ pub enum LimitScope {
     Group(GroupId),
 }
 
+impl LimitScope {
+    /// Every scope in which a server at this place counts, the widest first.
+    pub fn of(
+        tier: Tier,
+        site: &SiteId,
+        cluster: &ClusterId,
+        group: Option<&GroupId>,
+    ) -> impl Iterator<Item = Self> + use<> {
+        [
+            Some(Self::Fleet),
+            Some(Self::Tier(tier)),
+            Some(Self::Site(site.clone())),
+            Some(Self::Cluster(cluster.clone())),
+            group.cloned().map(Self::Group),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
 impl fmt::Display for LimitScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

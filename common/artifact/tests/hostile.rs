@@ -64,8 +64,13 @@ fn hard_link(name: &[u8], target: &[u8]) -> Vec<u8> {
 fn long(kind: EntryType, text: &[u8]) -> Vec<u8> {
     let mut body = text.to_vec();
     body.push(0);
-    let mut bytes = with_body(kind, b"././@LongLink", &body);
-    let mut header = header(kind, b"././@LongLink", b"", body.len() as u64);
+    extension(kind, b"././@LongLink", &body)
+}
+
+/// An entry that speaks of the next one.
+fn extension(kind: EntryType, name: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut bytes = with_body(kind, name, body);
+    let mut header = header(kind, name, b"", body.len() as u64);
     header.set_mode(0);
     header.set_uid(0);
     header.set_gid(0);
@@ -308,14 +313,7 @@ fn what_we_would_have_written_otherwise_is_refused() {
 
 /// A pax header before the entry that it belongs to.
 fn pax(records: &[u8]) -> Vec<u8> {
-    let mut bytes = with_body(EntryType::XHeader, b"././@PaxHeader", records);
-    let mut header = header(EntryType::XHeader, b"././@PaxHeader", b"", records.len() as u64);
-    header.set_mode(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    bytes[..512].copy_from_slice(header.as_bytes());
-    bytes
+    extension(EntryType::XHeader, b"././@PaxHeader", records)
 }
 
 fn record(key: &str, value: &str) -> Vec<u8> {

@@ -289,15 +289,7 @@ impl From<&Enrolment> for Member {
 impl Member {
     /// Every scope in which this server counts.
     pub fn scopes(&self) -> impl Iterator<Item = LimitScope> + use<> {
-        [
-            Some(LimitScope::Fleet),
-            Some(LimitScope::Tier(self.tier)),
-            Some(LimitScope::Site(self.site.clone())),
-            Some(LimitScope::Cluster(self.cluster.clone())),
-            self.group.clone().map(LimitScope::Group),
-        ]
-        .into_iter()
-        .flatten()
+        LimitScope::of(self.tier, &self.site, &self.cluster, self.group.as_ref())
     }
 }
 
