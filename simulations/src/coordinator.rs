@@ -405,9 +405,17 @@ impl World {
     }
 
     fn remember_rare(&mut self, event: &EventBody) {
-        if let EventBody::Reaped { server, .. } = event {
-            let number = self.documents.numbered(server);
-            self.servers[number].written_off = true;
+        match event {
+            EventBody::Reaped { server, .. } => {
+                let number = self.documents.numbered(server);
+                self.servers[number].written_off = true;
+            }
+            // Nobody need have known of a lease: an old copy of the log may have forgotten it.
+            EventBody::ServerRevoked { server, .. } => {
+                let number = self.documents.numbered(server);
+                self.servers[number].written_off |= self.servers[number].gone;
+            }
+            _ => {}
         }
         let rare = match event {
             EventBody::Lost { .. } => "a lease was lost",
@@ -462,6 +470,7 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         EventBody::Adopted { server, .. }
         | EventBody::Released { server, .. }
         | EventBody::Reaped { server, .. }
+        | EventBody::ServerRevoked { server, .. }
         | EventBody::Started { server, .. }
         | EventBody::Lost { server, .. }
         | EventBody::Found { server, .. } => Some(server),
@@ -469,7 +478,6 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::StateRestored { .. }
         | EventBody::Recovered { .. }
         | EventBody::ServerEnrolled { .. }
-        | EventBody::ServerRevoked { .. }
         | EventBody::PlanAccepted { .. }
         | EventBody::Halted { .. }
         | EventBody::Resumed { .. }

@@ -67,7 +67,8 @@ pub(crate) struct Server {
     pub(crate) generation_seen: u64,
     /// People put it out.
     pub(crate) revoked: bool,
-    /// People said by a signed reap that it is down and stays so: it counts as down no more.
+    /// People said by a signed reap, or by putting out what is gone, that it is down and stays so: it counts as
+    /// down no more.
     pub(crate) written_off: bool,
     /// It was enrolled into a wrong group.
     pub(crate) group_is_wrong: bool,
