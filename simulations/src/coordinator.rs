@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{Epoch, Fence, LeaseId, ServerId};
-use lunar_common::lease::{ClaimAnswer, LeaseOutcome};
+use lunar_common::lease::{ClaimAnswer, LeaseOutcome, Release};
 use lunar_common::time::{Moment, Now};
 use lunar_common::trust::{Accepted, TrustSnapshot, TrustState};
 use lunar_common::wire::Signed;
@@ -239,7 +239,10 @@ impl World {
         let id = RequestId(self.host.asked);
         let input = match request {
             Request::Claim(claim) => Input::Claim { request: id, from, claim },
-            Request::Release(release) => Input::Release { request: id, from, release },
+            Request::Release(release) => {
+                let release = self.as_the_ledger_reads(release);
+                Input::Release { request: id, from, release }
+            }
             Request::Report(report) => Input::Report { request: id, from, report: *report },
             Request::GroupMembers { ask } => return self.tell_members(caller, ask),
         };
@@ -254,6 +257,16 @@ impl World {
         for (_, caller) in std::mem::take(&mut self.host.requests) {
             self.give_up(caller);
         }
+    }
+
+    /// Word for word, unless the mutant takes every release for one of what its server holds now.
+    fn as_the_ledger_reads(&self, mut release: Release) -> Release {
+        if self.options.mutant == Some(Mutant::UnfencedRelease)
+            && let Some((lease, epoch, fence)) = self.host.ledger.held.get(&release.server)
+        {
+            (release.lease, release.epoch, release.fence) = (*lease, *epoch, *fence);
+        }
+        release
     }
 
     /// S15, the cheap way: the same input once more, at once, must append nothing.

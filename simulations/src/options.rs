@@ -45,6 +45,8 @@ pub enum Mutant {
     TrustNeverKept,
     /// An old life of the coordinator answers with grants that it cannot write down.
     OldCoordinatorGrants,
+    /// A release frees whatever its server holds: the coordinator looks at neither its epoch nor its fence.
+    UnfencedRelease,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
 }

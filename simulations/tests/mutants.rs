@@ -41,6 +41,13 @@ fn a_lease_that_comes_free_when_it_runs_out_is_noticed() {
 }
 
 #[test]
+fn a_release_that_frees_whatever_its_server_holds_is_noticed() {
+    // A coordinator dies before it answers a release, and gets it again after the next grant.
+    let faults = [Fault::CoordinatorCrash, Fault::BadRelease];
+    noticed_as(Mutant::UnfencedRelease, &faults, "S1 down only under a durable lease", 40);
+}
+
+#[test]
 fn numbers_that_an_agent_forgets_are_noticed() {
     assert_eq!(noticed(Mutant::FloorsForgotten, &[], 2).as_deref(), Some("S1 numbers never fall"));
 }
