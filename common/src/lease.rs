@@ -16,6 +16,10 @@ use crate::limits::Tier;
 use crate::phase::Phase;
 use crate::wire::SignedMessage;
 
+/// The sending that there never was: sendings are numbered from 1. A grant that answers it permits nothing. It calls
+/// back a grant that may be under way: its holder-to-be refuses both from then on, and gives the lease back.
+pub const NO_CLAIM: u64 = 0;
+
 /// A server asks to go down. Idempotent by (server, campaign, attempt).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -27,7 +31,7 @@ pub struct Claim {
     pub plan: DocumentHash,
     /// Its nth try.
     pub attempt: Attempt,
-    /// Numbers this sending of the claim. A grant repeats it, and the agent counts from that sending.
+    /// Numbers this sending of the claim, never [`NO_CLAIM`]. A grant repeats it, and the agent counts from that sending.
     pub nonce: u64,
     /// Highest epoch it has seen in a grant.
     pub epoch_seen: Epoch,
@@ -55,7 +59,7 @@ pub struct Grant {
     pub plan: DocumentHash,
     /// On which attempt.
     pub attempt: Attempt,
-    /// The claim this answers: `start_within_ms` counts from when *that* was sent.
+    /// The claim this answers, or [`NO_CLAIM`]: `start_within_ms` counts from when *that* was sent.
     pub nonce: u64,
     /// The coordinator's life.
     pub epoch: Epoch,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lunar_common::ids::{Attempt, CampaignId, DocumentHash, LeaseId, ServerId};
-use lunar_common::lease::{Grant, LeaseOutcome, Release};
+use lunar_common::lease::{Grant, LeaseOutcome, NO_CLAIM, Release};
 use lunar_common::message::HeldLease;
 use lunar_common::time::{Moment, millis};
 use lunar_common::wire::Signed;
@@ -76,7 +76,11 @@ pub struct Sendings(VecDeque<(u64, Moment)>);
 
 impl Sendings {
     /// Notes that the claim with this nonce is being sent.
+    ///
+    /// # Panics
+    /// It is [`NO_CLAIM`], which no sending is.
     pub fn sent(&mut self, nonce: u64, at: Moment) {
+        assert_ne!(nonce, NO_CLAIM, "sendings are numbered from 1");
         if self.0.len() == SENDINGS_MAX {
             self.0.pop_front();
         }
@@ -215,6 +219,9 @@ fn useful(
     if grant.attempt != attempt {
         return Err(format!("attempt {attempt} is under way here, not {}", grant.attempt));
     }
+    if grant.nonce == NO_CLAIM {
+        return Err("the coordinator calls it back".into());
+    }
     let Some(sent) = sendings.when(grant.nonce) else {
         return Err("it answers a claim that was not sent since this agent started".into());
     };
@@ -278,6 +285,25 @@ mod tests {
             assert_eq!((journal.epoch_seen, journal.fence_seen), (Epoch(3), Fence(5)));
             assert!(matches!(journal.releases[0].outcome, LeaseOutcome::NeverStarted { .. }));
         }
+    }
+
+    #[test]
+    fn a_grant_that_is_called_back_is_given_back_and_never_taken_however_it_comes_later() {
+        let mut journal = LeaseJournal::default();
+        let called_back = Grant { nonce: NO_CLAIM, ..grant() };
+        let taken = take(&mut journal, called_back.clone(), &sent(7, 1000), 1001);
+        assert_eq!(taken, Ok(Taken::GivenBack { cause: "the coordinator calls it back".into() }));
+        assert_eq!(take(&mut journal, grant(), &sent(7, 1000), 1002), Ok(Taken::Known));
+        journal.acknowledged(LeaseId(11));
+        let late = take(&mut journal, grant(), &sent(7, 1000), 1003);
+        assert!(matches!(late, Err(GrantRefusal::Behind { .. })), "{late:?}");
+        assert_eq!(journal.held, None);
+
+        // One that is held already stays held: its holder says so in its reports.
+        let mut journal = LeaseJournal::default();
+        take(&mut journal, grant(), &sent(7, 1000), 1001).unwrap();
+        assert_eq!(take(&mut journal, called_back, &sent(7, 1000), 1002), Ok(Taken::Known));
+        assert!(journal.held.is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use lunar_common::document::Verified;
 use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::ids::{Attempt, DocumentHash, Epoch, Fence, PeerKey, ServerId};
-use lunar_common::lease::Grant;
+use lunar_common::lease::{Grant, NO_CLAIM};
 use lunar_common::plan::Plan;
 use lunar_common::time::{Now, millis};
 use lunar_common::trust::{Refusal, StartRefusal, TrustState};
@@ -73,6 +73,9 @@ pub enum NotPermitted {
     /// For another attempt.
     #[error("the grant is for attempt {0}")]
     OtherAttempt(Attempt),
+    /// Pushed to be given back.
+    #[error("the grant answers no claim: the coordinator calls it back")]
+    CalledBack,
     /// From a coordinator's earlier life.
     #[error("the grant's epoch {found} is behind {used}: it is an old one")]
     EpochBehind {
@@ -157,6 +160,9 @@ pub fn check(
     }
     if grant.attempt != task.attempt {
         return Err(NotPermitted::OtherAttempt(grant.attempt));
+    }
+    if grant.nonce == NO_CLAIM {
+        return Err(NotPermitted::CalledBack);
     }
     let (epoch_used, fence_used) = used;
     if grant.epoch < epoch_used {

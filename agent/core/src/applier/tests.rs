@@ -233,11 +233,12 @@ fn a_roll_back_that_fails_is_tried_for_ever_and_calls_a_person() {
 #[test]
 fn nothing_begins_without_a_permission_for_exactly_this() {
     type Bend = fn(&mut Grant);
-    let bends: [(Bend, &str); 7] = [
+    let bends: [(Bend, &str); 8] = [
         (|grant| grant.server = "srv-2".parse().unwrap(), "is for srv-2"),
         (|grant| grant.plan.0[0] ^= 1, "is for plan"),
         (|grant| grant.campaign = "other".parse().unwrap(), "is for plan"),
         (|grant| grant.attempt = Attempt(2), "is for attempt 2"),
+        (|grant| grant.nonce = lunar_common::lease::NO_CLAIM, "calls it back"),
         (|grant| grant.epoch = Epoch(1), "epoch 1 is behind 2"),
         (|grant| grant.fence = Fence(5), "fence 5 is not above 5"),
         (|grant| grant.start_within_ms = 999, "within 999 ms"),

@@ -6,7 +6,7 @@
 //! whatever order it arrives. Naming a lease keeps it; silence and time prove nothing.
 
 use lunar_common::ids::{DocumentHash, PeerKey, ServerId};
-use lunar_common::lease::{LeaseState, Release};
+use lunar_common::lease::{LeaseState, NO_CLAIM, Release};
 use lunar_common::message::{HeldLease, Report, ReportAnswer};
 use lunar_common::phase::Phase;
 use lunar_common::time::{Now, millis};
@@ -97,18 +97,18 @@ impl Coordinator {
                 self.adopt(report, held, now);
             }
         } else if report.lease.is_none() && lease.state == LeaseState::Lost {
-            self.push_again(server);
+            self.call_back(server);
         }
     }
 
-    /// A lost grant that its server has not seen is pushed once more, as an answer to the old claim: the server
-    /// takes it and, late as it is, gives it back. That ends the lease by the server's own word. An expired plan
-    /// does not stop this, since the server knows the plan; a halt does, since the server may not know of it.
-    fn push_again(&mut self, server: &ServerId) {
-        let Some(lease) = self.state.leases.get(server) else { return };
-        let Some(nonce) = lease.nonce else { return };
-        let Some(grant) = lease.grant(server, nonce) else { return };
-        if self.state.halt(&grant.campaign).is_none() && !self.state.restored {
+    /// A lost grant that its server has not seen is called back: it is pushed as the answer to no claim, so that the
+    /// server, on whatever clock, starts nothing by it, refuses the grant itself from then on, and gives it back.
+    /// That ends the lease by the server's own word. Neither an expired plan nor a halt stops this, since nothing
+    /// can start by it: a campaign that is halted for good would else keep a slot that all others need.
+    fn call_back(&mut self, server: &ServerId) {
+        let Some(lease) = self.state.leases.get(server).filter(|lease| lease.nonce.is_some()) else { return };
+        let Some(grant) = lease.grant(server, NO_CLAIM) else { return };
+        if !self.state.restored {
             self.push(grant);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lunar_common::health::Verdict;
 use lunar_common::ids::{Epoch, Fence, LeaseId, SiteId};
 use lunar_common::lease::{
-    ClaimRefusal, Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason,
+    ClaimRefusal, Grant, Holder, LeaseOutcome, LeaseState, LimitScope, NO_CLAIM, Occupancy, WaitReason,
 };
 use lunar_common::limits::Tier;
 use lunar_common::message::{HeldLease, ReportAnswer, Transition};
@@ -152,7 +152,7 @@ fn each_lease_that_reports_ended_gets_its_own_outcome_however_late_the_releases_
 }
 
 #[test]
-fn a_report_below_the_floor_proves_nothing_and_the_lost_grant_is_pushed_again() {
+fn a_report_below_the_floor_proves_nothing_and_the_lost_grant_is_called_back() {
     let mut rig = Rig::new(&TRIO, wide());
     let grant = rig.granted("a");
     // Still granted: the grant is on its way, the report was sent before.
@@ -161,11 +161,39 @@ fn a_report_below_the_floor_proves_nothing_and_the_lost_grant_is_pushed_again() 
     rig.pass(Duration::from_secs(200));
     let report = rig.fresh_report("a");
     let effects = rig.report(report);
-    assert_eq!(pushed(&effects), [grant]);
+    assert_eq!(pushed(&effects), [Grant { nonce: NO_CLAIM, ..grant }]);
     assert_eq!(state_of(&rig, "a"), Some(LeaseState::Lost));
-    rig.halt(None, 1);
+}
+
+#[test]
+fn a_grant_that_was_never_sent_frees_its_slot_under_a_lasting_halt_by_its_servers_word_alone() {
+    let mut rig = Rig::new(&TRIO, one_in_fleet());
+    rig.plan(terms("other", 1, one_in_fleet()));
+    let grant = rig.granted("a");
+    // Killed with the grant on disk and its answer not sent; and this campaign is stopped for good.
+    rig.restart();
+    rig.halt(Some("c"), 1);
+    rig.all_report();
+    let mut other = rig.claim_as("c", 1, 1);
+    other.campaign = campaign("other");
+    assert_eq!(blocking_scope(&answer(&rig.send(other.clone()))), LimitScope::Fleet);
+
+    rig.pass(Duration::from_secs(200));
+    assert_eq!(state_of(&rig, "a"), Some(LeaseState::Lost), "time alone frees nothing");
+    rig.all_but_report("a");
     let report = rig.fresh_report("a");
-    assert_eq!(pushed(&rig.report(report)), [], "a halt stops this too");
+    let called_back = Grant { nonce: NO_CLAIM, ..grant };
+    assert_eq!(pushed(&rig.report(report)), std::slice::from_ref(&called_back), "by this nothing can start");
+    assert_eq!(state_of(&rig, "a"), Some(LeaseState::Lost));
+    other.nonce = 2;
+    assert_eq!(blocking_scope(&answer(&rig.send(other))), LimitScope::Fleet);
+
+    let never = LeaseOutcome::NeverStarted { cause: "the coordinator calls it back".into() };
+    let effects = rig.release(&called_back, never);
+
+    assert_eq!(state_of(&rig, "a"), None);
+    let started: Vec<_> = pushed(&effects).into_iter().map(|grant| grant.server).collect();
+    assert_eq!(started, [id("c")], "the campaign that goes on has the slot");
 }
 
 #[test]
@@ -288,7 +316,7 @@ fn a_grant_is_in_the_log_before_it_is_answered_and_says_all_that_its_holder_chec
         start_within_ms: 120_000,
         down_max_ms: 1_800_000,
     };
-    let grant = lunar_common::lease::Grant {
+    let grant = Grant {
         lease: LeaseId(1),
         server: id("a"),
         campaign: campaign("c"),
@@ -316,7 +344,7 @@ fn a_claim_sent_again_gets_the_same_lease_and_no_second_one() {
     let first = rig.granted("a");
     let claim = rig.claim_as("a", 1, 2);
     let effects = rig.send(claim);
-    let again = lunar_common::lease::Grant { nonce: 2, ..first.clone() };
+    let again = Grant { nonce: 2, ..first.clone() };
     assert_eq!(effects, [Effect::Answer { request: RequestId(7), answer: Answer::Granted(again) }]);
     rig.restart();
     rig.all_report();
