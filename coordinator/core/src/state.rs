@@ -306,7 +306,14 @@ impl State {
         };
         let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
         campaign.outcomes.add(outcome);
-        let attempts = attempts_by(self.progress_mut(server, &task.campaign), task);
+        let in_force = campaign.terms.plan == task.plan;
+        let progress = self.progress_mut(server, &task.campaign);
+        let counted = progress.attempts.as_ref().is_some_and(|attempts| attempts.plan == task.plan);
+        if !in_force && !counted {
+            // An older plan's lease, ended after claims by a newer one: what those have used up stays used up.
+            return;
+        }
+        let attempts = attempts_by(progress, task);
         attempts.highest = attempts.highest.max(task.attempt);
         attempts.over = attempts.over.max(Some(task.attempt));
         match outcome {

@@ -694,6 +694,38 @@ fn a_new_generation_refuses_the_old_plan_keeps_leases_and_places_and_lowers_limi
 }
 
 #[test]
+fn an_older_plans_release_takes_back_none_of_a_newer_plans_attempts() {
+    let mut rig = Rig::new(&TRIO, wide());
+    let old = rig.granted("a");
+    let mut report = rig.fresh_report("a");
+    (report.epoch_seen, report.fence_seen) = (old.epoch, old.fence);
+    // Its lease is over by a report; the release that tells how is on its way.
+    rig.report(report);
+    rig.plan(terms("c", 2, wide()));
+    let claim = |rig: &Rig, number: u64| {
+        let mut claim = rig.claim_as("a", number, 10 + number);
+        claim.plan = plan_hash(2);
+        claim
+    };
+    for number in 2..=4 {
+        let sent = claim(&rig, number);
+        let Answer::Granted(grant) = answer(&rig.send(sent)) else { panic!("attempt {number}") };
+        rig.release(&grant, rolled_back());
+    }
+    let allowed = claim(&rig, 5);
+    let spent = Answer::Refused(ClaimRefusal::TooManyAttempts(3));
+    assert_eq!(answer(&rig.send(allowed.clone())), spent);
+
+    assert_eq!(appended(&rig.release(&old, rolled_back())).len(), 1, "it is news");
+
+    assert_eq!(answer(&rig.send(allowed)), spent);
+    let over = claim(&rig, 4);
+    let answered = answer(&rig.send(over));
+    assert_eq!(answered, Answer::Refused(ClaimRefusal::AttemptOver(lunar_common::ids::Attempt(4))));
+    assert_eq!(rig.core.campaigns()[0].outcomes.rolled_back, 4, "and is counted");
+}
+
+#[test]
 fn a_claim_by_the_newer_plan_ends_an_old_grant_that_never_started() {
     let mut rig = Rig::new(&TRIO, wide());
     let old = rig.granted("a");
