@@ -71,6 +71,23 @@ pub struct Grant {
     pub down_max_ms: u64,
 }
 
+impl Grant {
+    /// What its holder says when it gives the lease back.
+    #[must_use]
+    pub fn release(&self, outcome: LeaseOutcome, down_ms: u64) -> Release {
+        Release {
+            lease: self.lease,
+            server: self.server.clone(),
+            campaign: self.campaign.clone(),
+            attempt: self.attempt,
+            epoch: self.epoch,
+            fence: self.fence,
+            outcome,
+            down_ms,
+        }
+    }
+}
+
 impl SignedMessage for Grant {
     const CONTEXT: &'static str = "lunar.grant.v1";
     const BYTES_MAX: usize = 4 * 1024;

@@ -19,7 +19,7 @@ use lunar_common::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, Generation, GroupId, LogIndex, PeerKey,
     Sequence, ServerId, ServiceId, SiteId,
 };
-use lunar_common::lease::{Claim, Grant, LeaseOutcome, Release};
+use lunar_common::lease::{Claim, Grant, LeaseOutcome};
 use lunar_common::limits::{Limits, Tier};
 use lunar_common::message::{HeldLease, Report};
 use lunar_common::time::{Moment, Now, WallTime};
@@ -381,15 +381,6 @@ fn report(member: &Member, number: u64, lease: Option<HeldLease>) -> Report {
 }
 
 fn release(key: PeerKey, grant: &Grant, request: RequestId) -> Input {
-    let release = Release {
-        lease: grant.lease,
-        server: grant.server.clone(),
-        campaign: grant.campaign.clone(),
-        attempt: grant.attempt,
-        epoch: grant.epoch,
-        fence: grant.fence,
-        outcome: LeaseOutcome::Completed,
-        down_ms: 1,
-    };
+    let release = grant.release(LeaseOutcome::Completed, 1);
     Input::Release { request, from: key, release }
 }

@@ -240,16 +240,7 @@ fn release(grant: &Grant, mut outcome: LeaseOutcome, down_ms: u64) -> Release {
             *cause = cut(cause, CAUSE_BYTES_MAX);
         }
     }
-    Release {
-        lease: grant.lease,
-        server: grant.server.clone(),
-        campaign: grant.campaign.clone(),
-        attempt: grant.attempt,
-        epoch: grant.epoch,
-        fence: grant.fence,
-        outcome,
-        down_ms,
-    }
+    grant.release(outcome, down_ms)
 }
 
 #[cfg(test)]

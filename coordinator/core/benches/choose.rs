@@ -18,7 +18,7 @@ use lunar_common::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, Generation, GroupId, PeerKey, Sequence,
     ServerId, ServiceId, SiteId,
 };
-use lunar_common::lease::{Claim, Grant, LeaseOutcome, Release};
+use lunar_common::lease::{Claim, Grant, LeaseOutcome};
 use lunar_common::limits::{Limits, Tier};
 use lunar_common::message::Report;
 use lunar_common::time::{Moment, Now, WallTime};
@@ -126,16 +126,7 @@ fn claim(member: &Member, attempt: u64) -> Input {
 }
 
 fn release(key: PeerKey, grant: &Grant) -> Input {
-    let release = Release {
-        lease: grant.lease,
-        server: grant.server.clone(),
-        campaign: grant.campaign.clone(),
-        attempt: grant.attempt,
-        epoch: grant.epoch,
-        fence: grant.fence,
-        outcome: LeaseOutcome::Completed,
-        down_ms: 1,
-    };
+    let release = grant.release(LeaseOutcome::Completed, 1);
     Input::Release { request: RequestId(0), from: key, release }
 }
 

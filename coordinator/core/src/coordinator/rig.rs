@@ -13,7 +13,7 @@ use lunar_common::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, FleetId, Generation, GroupId, LeaseId,
     PeerKey, Sequence, ServerId, ServiceId, SiteId,
 };
-use lunar_common::lease::{Claim, Grant, LeaseOutcome, Release};
+use lunar_common::lease::{Claim, Grant, LeaseOutcome};
 use lunar_common::limits::Tier;
 use lunar_common::message::{HeldLease, Report};
 use lunar_common::time::{Moment, Now, WallTime};
@@ -302,16 +302,7 @@ impl Rig {
     }
 
     pub(crate) fn release(&mut self, grant: &Grant, outcome: LeaseOutcome) -> Vec<Effect> {
-        let release = Release {
-            lease: grant.lease,
-            server: grant.server.clone(),
-            campaign: grant.campaign.clone(),
-            attempt: grant.attempt,
-            epoch: grant.epoch,
-            fence: grant.fence,
-            outcome,
-            down_ms: 1,
-        };
+        let release = grant.release(outcome, 1);
         let from = key(&grant.server);
         self.core.handle(Input::Release { request: RequestId(9), from, release }, self.now);
         self.step()

@@ -612,16 +612,7 @@ fn halt_event(halted: bool, sequence: Sequence) -> EventBody {
 }
 
 fn give_back(holder: &mut Holder, grant: &Grant, outcome: LeaseOutcome) {
-    holder.releases.push(Release {
-        lease: grant.lease,
-        server: grant.server.clone(),
-        campaign: grant.campaign.clone(),
-        attempt: grant.attempt,
-        epoch: grant.epoch,
-        fence: grant.fence,
-        outcome,
-        down_ms: 0,
-    });
+    holder.releases.push(grant.release(outcome, 0));
 }
 
 fn generous(generation: u64, limits: LimitTable) -> crate::event::Terms {
