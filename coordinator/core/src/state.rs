@@ -221,9 +221,16 @@ impl State {
         match self.servers.get_mut(&member.server) {
             Some(record) => {
                 if record.member.key != member.key {
-                    // Another key is another machine in the same place: it counts its transitions anew.
+                    // Another key is another machine in the same place: it counts its transitions anew, and what
+                    // the one before it failed at is not held against it. Attempts stay numbered upwards.
                     self.keys.remove(&record.member.key);
                     record.transitions_kept = None;
+                    for progress in record.progress.values_mut() {
+                        (progress.phase, progress.queued) = (None, None);
+                        if let Some(attempts) = &mut progress.attempts {
+                            attempts.failures = 0;
+                        }
+                    }
                 }
                 record.member = Arc::clone(&member);
                 record.revoked = false;

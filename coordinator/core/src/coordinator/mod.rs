@@ -11,6 +11,8 @@ mod reports;
 pub mod shape;
 
 #[cfg(test)]
+mod returns;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod rules;
