@@ -169,12 +169,12 @@ impl Driver {
                     receipt.accept();
                     self.sources.present(author, presence).await;
                 }
-                Gossip::Coordinator { .. } => {
+                Gossip::Coordinator { epoch, .. } => {
                     receipt.accept();
                     let trust = self.node.trust();
                     if trust.machine(&author).is_some_and(|machine| machine.role == Role::Coordinator) {
                         self.uplink.joined(author);
-                        self.node.handle(Input::CoordinatorReachable, clock::now());
+                        self.node.handle(Input::CoordinatorHeard { epoch }, clock::now());
                     }
                 }
             },

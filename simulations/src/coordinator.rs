@@ -409,9 +409,9 @@ impl World {
                 let server = self.documents.numbered(&to);
                 self.send(server, Event::Grant { server, grant: Box::new(grant) });
             }
-            Effect::Announce { .. } => {
+            Effect::Announce { epoch } => {
                 for server in 0..self.servers.len() {
-                    self.send(server, Event::Reachable { server });
+                    self.send(server, Event::Announced { server, epoch });
                 }
             }
         }

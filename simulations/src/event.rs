@@ -10,6 +10,7 @@ use lunar_agent_core::applier::protocol::Task;
 use lunar_agent_core::effect::ApplierCommand;
 use lunar_agent_core::input::{AskId, Input};
 use lunar_common::document::SignedDocument;
+use lunar_common::ids::Epoch;
 use lunar_common::lease::GroupQuestion;
 use lunar_common::wire::Signed;
 
@@ -57,8 +58,9 @@ pub(crate) enum Event {
         grant: Box<Signed>,
     },
     /// The coordinator is heard.
-    Reachable {
+    Announced {
         server: usize,
+        epoch: Epoch,
     },
     /// A document arrives at a server.
     Document {
@@ -120,7 +122,7 @@ impl Event {
             Self::Reply { server, .. } => (8, u64::from(*server)),
             Self::Node { server, .. } => (9, *server as u64),
             Self::Grant { server, .. } => (10, *server as u64),
-            Self::Reachable { server } => (11, *server as u64),
+            Self::Announced { server, .. } => (11, *server as u64),
             Self::Document { server, .. } => (12, *server as u64),
             Self::CoordinatorDocument { .. } => (13, 0),
             Self::GroupAsked { server, .. } => (14, *server as u64),

@@ -314,8 +314,8 @@ impl World {
                 }
             }
             Event::Grant { server, grant } => self.grant_arrives(server, *grant),
-            Event::Reachable { server } => {
-                self.feed_node(server, lunar_agent_core::input::Input::CoordinatorReachable);
+            Event::Announced { server, epoch } => {
+                self.feed_node(server, lunar_agent_core::input::Input::CoordinatorHeard { epoch });
             }
             Event::Document { server, document } => self.document_arrives(server, &document),
             Event::CoordinatorDocument { document } => self.coordinator_takes(&document),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lunar_common::document::{SignedDocument, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::health::Outcome;
-use lunar_common::ids::{ArtifactId, DocumentHash, LeaseId, ProbeName, ServerId};
+use lunar_common::ids::{ArtifactId, DocumentHash, Epoch, LeaseId, ProbeName, ServerId};
 use lunar_common::lease::{ClaimAnswer, GroupQuestion};
 use lunar_common::message::{BytesBySource, ReportAnswer};
 use lunar_common::wire::Signed;
@@ -118,6 +118,12 @@ pub enum Input {
     },
     /// A connection to a coordinator came up: what waits for one may be sent again at once.
     CoordinatorReachable,
+    /// A coordinator made itself known to everyone. Whoever it answered already in this life has nothing to say, and
+    /// a new life hears everyone soon, but not all at once.
+    CoordinatorHeard {
+        /// Its life.
+        epoch: Epoch,
+    },
 }
 
 /// What the fetcher says of everything that was wanted with [`crate::effect::Effect::Want`].

@@ -188,6 +188,9 @@ impl Node {
             }
             Input::HookEnded { ask, failure } => self.upgrade.hook_ended(desk, ask, failure, now),
             Input::CoordinatorReachable => self.reporter.reachable(desk),
+            Input::CoordinatorHeard { epoch } => {
+                self.reporter.announced(desk, epoch, self.upgrade.is_unheard(), now);
+            }
         }
         self.settle(now);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lunar_common::health::Verdict;
 use lunar_common::ids::{Epoch, LeaseId};
 use lunar_common::message::{BytesBySource, CampaignStatus, Report, ReportAnswer};
+use lunar_common::order::draw_below;
 use lunar_common::retry::BackOff;
 use lunar_common::time::Now;
 
@@ -27,7 +28,11 @@ const TRANSITIONS_PER_REPORT: usize = 96;
 const CAMPAIGNS_PER_REPORT: usize = 16;
 
 /// The most often and the least often a coordinator may ask for reports, in milliseconds.
-const REPORT_WITHIN_MS: (u64, u64) = (500, 300_000);
+const REPORT_WITHIN_MS: (u64, u64) = (500, 3_600_000);
+
+/// A new life of a coordinator is reported to within this part of the time between two reports: all of 10,000 servers
+/// within half a minute.
+const NEW_LIFE_PART: u64 = 10;
 
 /// How far a coordinator's records may be ahead of a journal that was begun anew: at ten transitions an attempt,
 /// more attempts than there are.
@@ -44,6 +49,10 @@ pub(crate) struct Reporter {
     report_failures: u32,
     /// Of the coordinator that answered last.
     epoch: Option<Epoch>,
+    /// A later life of it that made itself known, and that is to be reported to.
+    announced: Option<Epoch>,
+    /// The time between two reports, by the last answer.
+    every_ms: u64,
     release_sent: Option<LeaseId>,
     release_waits: bool,
     release_failures: u32,
@@ -76,6 +85,23 @@ impl Reporter {
         self.report_waits = false;
         self.release_waits = false;
         desk.news = true;
+    }
+
+    /// A coordinator made itself known. If something waits for one (`waits`, or what was not answered), its waits are
+    /// over. If it is the life that answered last, it knows all there is to know. A new life is reported to soon: within
+    /// a tenth of the time between two reports, so that a large fleet does not speak at once.
+    pub(crate) fn announced(&mut self, desk: &mut Desk, epoch: Epoch, waits: bool, now: Now) {
+        let unanswered = self.report_failures > 0 || self.release_failures > 0;
+        if waits || unanswered || self.epoch.is_none() {
+            return self.reachable(desk);
+        }
+        if self.epoch != Some(epoch) && self.announced != Some(epoch) {
+            self.announced = Some(epoch);
+            let within_ms = self.every_ms / NEW_LIFE_PART;
+            let parts = [desk.me.server.as_str().as_bytes(), &epoch.0.to_le_bytes()];
+            let after = Duration::from_millis(draw_below(within_ms, "report-to-new-life", &parts));
+            desk.timers.set_sooner(Timer::Report, now.moment.after(after));
+        }
     }
 
     pub(crate) fn report_due(&mut self, desk: &mut Desk) {
@@ -151,6 +177,7 @@ impl Reporter {
             desk.news = true;
         }
         let next = answer.next_within_ms.clamp(REPORT_WITHIN_MS.0, REPORT_WITHIN_MS.1);
+        self.every_ms = next;
         desk.timers.set(Timer::Report, now.moment.after(Duration::from_millis(next)));
         let before = self.epoch.replace(answer.epoch);
         let new = before.is_some_and(|before| before != answer.epoch);

@@ -557,6 +557,30 @@ fn a_coordinator_that_says_wait_is_asked_again_when_it_said() {
 }
 
 #[test]
+fn a_claim_asks_its_group_when_it_joins_the_queue_and_when_its_turn_may_be_near_and_not_in_between() {
+    let mut bench = Bench::queued(true, false);
+    assert_eq!(bench.probed(Outcome::Healthy), ["ask members"]);
+    bench.members();
+    assert_eq!(bench.neighbour_answers(true), ["claim attempt 1"]);
+    for _ in 0..2 {
+        assert_eq!(bench.told_to_wait(1_800_000), ["probe before"], "it is far from the head");
+        assert_eq!(bench.probed(Outcome::Healthy), ["claim attempt 1"]);
+    }
+    assert_eq!(bench.told_to_wait(30_000), ["probe before"], "its turn may be near");
+    assert_eq!(bench.probed(Outcome::Healthy), ["ask members"]);
+    bench.members();
+    assert_eq!(bench.neighbour_answers(true), ["claim attempt 1"]);
+    assert_eq!(bench.told_to_wait(30_000), ["probe before"]);
+    assert_eq!(bench.probed(Outcome::Healthy), ["claim attempt 1"], "sent again, it asks nobody");
+    // Whatever was said in the queue, the word that counts is asked for under the grant.
+    bench.grant(1);
+    bench.applier(ApplierStage::Staged, OLD);
+    assert_eq!(bench.probed(Outcome::Healthy), ["ask srv-2"]);
+    assert_eq!(bench.neighbour_answers(false), Vec::<String>::new());
+    assert_eq!(bench.phase(), Some(Phase::PreCheck), "a neighbour that is not up keeps it waiting");
+}
+
+#[test]
 fn the_group_is_asked_before_the_claim_and_again_before_the_start() {
     let mut bench = Bench::queued(true, false);
     assert_eq!(bench.probed(Outcome::Healthy), ["ask members"]);
@@ -712,6 +736,17 @@ impl Bench {
             enrolment("srv-2", NEIGHBOUR, Role::Agent, true),
         ];
         self.handle(Input::GroupMembers { ask, members: Some(members) })
+    }
+
+    /// The coordinator says how long to wait, and that passes.
+    fn told_to_wait(&mut self, retry_after_ms: u64) -> Vec<String> {
+        let nonce = self.claim().nonce;
+        let answer = Some(ClaimAnswer::Wait { reason: WaitReason::Behind { ahead: 3 }, retry_after_ms });
+        self.handle(Input::ClaimAnswered { nonce, answer });
+        let mut words = self.after(Duration::from_millis(retry_after_ms));
+        // The pulse may make a round of its own first.
+        words.dedup();
+        words
     }
 
     fn question(&self) -> (AskId, GroupQuestion) {

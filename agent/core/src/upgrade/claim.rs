@@ -15,7 +15,7 @@ use lunar_common::plan::{Install, Plan};
 use lunar_common::time::{Moment, Now};
 use lunar_common::wire::Signed;
 
-use super::{Move, Next, STOPPED_RECHECK, Step, Upgrade, give_back, go};
+use super::{Line, Move, Next, STOPPED_RECHECK, Step, Upgrade, give_back, go};
 use crate::desk::Desk;
 use crate::effect::{ApplierCommand, Effect};
 use crate::input::ApplierStage;
@@ -26,8 +26,12 @@ use crate::timer::Timer;
 /// How long a healthy round before a claim counts, while the claim waits its turn.
 const PROBED_FOR: Duration = Duration::from_secs(30);
 
-/// The longest wait a coordinator may impose between two sendings of a claim.
-const CLAIM_WAIT_MS_MAX: u64 = 60_000;
+/// The longest wait a coordinator may impose between two sendings of a claim: it knows who is far from the head of
+/// the queue, and half an hour is nothing to those.
+const CLAIM_WAIT_MS_MAX: u64 = 1_800_000;
+
+/// Whoever is told to wait for longer than this is far from the head of the queue.
+const CLAIM_NEAR_MS: u64 = 60_000;
 
 /// Claims of one start of the agent are numbered in this many bits of their nonce; its starts above them. A
 /// claim each 100 ms for thirteen years.
@@ -99,6 +103,11 @@ impl Upgrade {
             Some(ClaimAnswer::Wait { reason, retry_after_ms }) => {
                 self.waits = 0;
                 let delay = retry_after_ms.clamp(CLAIM_WAIT_MS_MIN, CLAIM_WAIT_MS_MAX);
+                self.line = match (delay > CLAIM_NEAR_MS, self.line) {
+                    (true, Line::Out | Line::Far | Line::Near) => Line::Far,
+                    (false, Line::Far) => Line::Out,
+                    (false, Line::Out | Line::Near) => Line::Near,
+                };
                 let why = format!("the coordinator says wait: {}", in_words(&reason));
                 self.wait(desk, Duration::from_millis(delay), &why, now);
             }
@@ -131,6 +140,7 @@ impl Upgrade {
         let next = Next::Again { state: State::Staging, failed: false };
         go(desk, Move::StageAgain, next, cause, now);
         self.probed = None;
+        self.line = Line::Out;
         self.stopped = false;
         desk.timers.clear(Timer::Group);
         self.be_patient(desk, cause, now);
@@ -231,6 +241,7 @@ impl Upgrade {
         let next = Next::Again { state: State::Staging, failed: false };
         go(desk, Move::StandBack, next, cause, now);
         self.probed = None;
+        self.line = Line::Out;
         self.stopped = false;
         desk.timers.clear(Timer::Group);
         // Whatever was in the way may still be: do not claim again in the same breath.

@@ -78,6 +78,20 @@ pub(crate) enum Step {
     Hook(AskId),
 }
 
+/// Where a claim stands in the queue. Its group is asked when it joins, and again when its turn may be near; sending
+/// it again in between asks nobody. Whatever was said then, the group is asked once more under the grant, and that
+/// is the answer that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Line {
+    /// Not in it, or back from far: the group is asked before the next claim.
+    #[default]
+    Out,
+    /// Its turn cannot be near.
+    Far,
+    /// Its turn may be near, and its group was asked since.
+    Near,
+}
+
 /// The volatile half of the machine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Upgrade {
@@ -92,6 +106,8 @@ pub(crate) struct Upgrade {
     members_known: bool,
     /// The own group when its members were last asked for: an enrolment may move this server to another one.
     members_of: Option<GroupId>,
+    /// How far from the head of the queue its claim was when it was last told to wait.
+    line: Line,
     probed: Option<Moment>,
     /// Waits because starts are stopped: a change in what people signed wakes it.
     stopped: bool,
@@ -334,6 +350,11 @@ impl Upgrade {
         }
     }
 
+    /// Whether it waits because no coordinator answered.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard
+    }
+
     /// A coordinator answered a report. One that begins a new life knows of no claim, and one that was away got
     /// none: what waits to claim again does so now, instead of after a wait that nobody there remembers.
     pub(crate) fn heard(&mut self, desk: &mut Desk, new_life: bool, now: Now) {
@@ -397,6 +418,7 @@ impl Upgrade {
     /// What was learned for one attempt says nothing about the next.
     fn forget(&mut self) {
         self.members_known = false;
+        self.line = Line::Out;
         self.probed = None;
         self.watch = None;
         self.waits = 0;

@@ -19,7 +19,7 @@ use lunar_common::time::Now;
 use lunar_common::trust::Accepted;
 use lunar_common::wire::Signed;
 
-use super::{Step, Upgrade};
+use super::{Line, Step, Upgrade};
 use crate::desk::Desk;
 use crate::effect::Effect;
 use crate::group::{GroupCheck, Standing};
@@ -61,7 +61,8 @@ impl Upgrade {
     }
 
     pub(super) fn check_group(&mut self, desk: &mut Desk, now: Now) {
-        if desk.me.group.is_none() {
+        let in_line = self.line != Line::Out && desk.phase() == Some(Phase::Queued);
+        if desk.me.group.is_none() || in_line {
             self.checked(desk, now);
         } else if self.members_known && !self.moved(desk) && desk.phase() == Some(Phase::PreCheck) {
             self.ask_group(desk, now);

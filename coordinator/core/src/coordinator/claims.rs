@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{PeerKey, ServerId};
-use lunar_common::lease::{Claim, ClaimRefusal, LeaseState, WaitReason};
+use lunar_common::lease::{Claim, ClaimRefusal, LeaseState, LimitScope, WaitReason};
 use lunar_common::order::draw_below;
 use lunar_common::time::{Now, millis};
 
@@ -172,8 +172,9 @@ impl Coordinator {
     }
 
     /// The hint grows with the queue, so that all that wait together do not hammer, and stays well below the
-    /// time to start, so that a claim is never stale while its server lives. A keyed draw takes up to a
-    /// quarter off, so that claims that came together do not come back together.
+    /// time to start, so that a claim is never stale while its server lives; but whoever is far from the head of
+    /// the queue is told to come back when its turn may be near. A keyed draw takes up to a quarter off, so that
+    /// claims that came together do not come back together.
     fn wait_for(&self, reason: WaitReason, claim: &Claim) -> Answer {
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let campaign = self.state.campaigns.get(&claim.campaign).expect("the claim was checked");
@@ -183,9 +184,27 @@ impl Coordinator {
             .saturating_add(self.config.retry_after_each.saturating_mul(waiting))
             .min(self.config.retry_after_max)
             .min(Duration::from_millis(campaign.terms.start_within_ms / 4));
+        let hint = self.far_hint(claim).unwrap_or(hint);
         let hint_ms = millis(hint);
         let parts = [claim.server.as_str().as_bytes(), &claim.nonce.to_le_bytes()];
         let retry_after_ms = hint_ms - draw_below(hint_ms / 4, "claim-retry", &parts);
         Answer::Wait { reason, retry_after_ms }
     }
+
+    /// How long the turn of a claim cannot come, if that is long. Claims of its campaign and tier that are set aside
+    /// are not before it: they let it pass.
+    fn far_hint(&self, claim: &Claim) -> Option<Duration> {
+        let entry = self.waiting.get(&(claim.server.clone(), claim.campaign.clone()))?;
+        let scopes = [LimitScope::Tier(entry.class.tier), LimitScope::Fleet];
+        let slots = scopes.iter().filter_map(|scope| self.limit(&claim.campaign, scope)).min()?;
+        let turns_max = self.config.retry_after_farthest.as_secs() / TURN_S_MIN;
+        let at_once = u64::from(slots) + 1;
+        let count_max = usize::try_from(turns_max.saturating_mul(at_once)).unwrap_or(usize::MAX);
+        let before = self.waiting.count_before(entry.place, &entry.class, count_max) as u64;
+        let away = Duration::from_secs(before / at_once * TURN_S_MIN);
+        (away >= self.config.retry_after_far).then_some(away)
+    }
 }
+
+/// The shortest that a server is taken to be down where it is guessed when a turn can come, in seconds.
+const TURN_S_MIN: u64 = 30;

@@ -235,7 +235,8 @@ impl Coordinator {
 
     fn announce(&mut self, now: Now) {
         self.effects.push_back(Effect::Announce { epoch: self.state.epoch });
-        self.timers.arm(Timer::Announce, now.moment.after(self.config.announce_every));
+        let every = self.config.announce_every.max(self.quiet_for());
+        self.timers.arm(Timer::Announce, now.moment.after(every));
     }
 
     /// Time alone: the lease is LOST, and its slot stays taken (DESIGN 9, rule 1).

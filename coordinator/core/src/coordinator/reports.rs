@@ -5,6 +5,8 @@
 //! held. Since a server's floor never falls and it refuses what lies at or below it, such a word is true in
 //! whatever order it arrives. Naming a lease keeps it; silence and time prove nothing.
 
+use std::time::Duration;
+
 use lunar_common::ids::{DocumentHash, PeerKey, ServerId};
 use lunar_common::lease::{LeaseState, NO_CLAIM, Release};
 use lunar_common::message::{HeldLease, Report, ReportAnswer};
@@ -39,7 +41,7 @@ impl Coordinator {
         let answer = ReportAnswer {
             epoch: self.state.epoch,
             transitions_kept: kept,
-            next_within_ms: millis(self.config.report_every),
+            next_within_ms: millis(self.report_again_after(&report.server)),
         };
         self.answer(request, Answer::Report(answer));
     }
@@ -47,13 +49,34 @@ impl Coordinator {
     fn take_report(&mut self, report: &Report, now: Now) {
         let server = &report.server;
         self.fleet.take(report, now.moment, &self.config);
-        self.timers.arm(Timer::Silence(server.clone()), now.moment.after(self.config.unreachable_after));
         if self.state.servers.get(server).is_some_and(|record| record.written_off) {
             self.record(EventBody::Returned { server: server.clone() });
         }
         self.weigh(report, now);
         self.keep_transitions(report);
         self.recount(server);
+        // Three reports may be missed, however far apart they were asked for.
+        let later = self.report_again_after(server).saturating_sub(self.config.report_every) * 3;
+        let silent_at = now.moment.after(self.config.unreachable_after).after(later);
+        self.timers.arm(Timer::Silence(server.clone()), silent_at);
+    }
+
+    /// When a server is to report again if it has no news. Whoever may be down is watched closely; all others
+    /// together make so many reports a second at most.
+    fn report_again_after(&self, server: &ServerId) -> Duration {
+        let often = self.config.report_every;
+        let unwell = self.fleet.seen(server).is_some_and(|seen| seen.is_unwell(&self.config));
+        if unwell || self.state.leases.contains_key(server) {
+            return often;
+        }
+        self.quiet_for().max(often)
+    }
+
+    /// How long each server may be quiet, so that all together keep to the rate of reports.
+    pub(super) fn quiet_for(&self) -> Duration {
+        let servers = self.state.servers.len() as u64;
+        let shared = Duration::from_millis(servers * 1_000 / u64::from(self.config.reports_per_s.max(1)));
+        shared.min(self.config.report_every_max)
     }
 
     /// What a report proves about the lease in the ledger, and about one that is not there.

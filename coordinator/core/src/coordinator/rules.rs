@@ -808,25 +808,97 @@ fn others_taking_turns_cannot_starve_a_claim_that_needs_two_slots_at_once() {
 }
 
 #[test]
-fn the_hint_grows_with_the_queue_and_stays_below_a_quarter_of_the_time_to_start() {
+fn the_hint_grows_with_the_queue_and_only_who_is_far_from_its_head_is_sent_away_for_longer() {
     let members: Vec<String> = (0..3000).map(|n| format!("s{n} 3 x x1 -")).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
     let mut rig = Rig::unheard(&members, one_in_fleet());
+    // Those that take the one slot are the ones that were not heard.
+    for n in 0..210 {
+        let report = rig.fresh_report(&format!("s{n}"));
+        rig.report(report);
+    }
     let hint = |answer: Answer| match answer {
         Answer::Wait { retry_after_ms, .. } => retry_after_ms,
         other => panic!("{other:?}"),
     };
     let first = hint(rig.claim("s0", 1, 1));
     assert!((1_500..=2_003).contains(&first), "{first}");
-    for member in &members[1..200] {
-        let server = member.split(' ').next().unwrap();
-        rig.claim(server, 1, 1);
-    }
+    let all_claim = |rig: &mut Rig, members: &[&str]| {
+        for member in members {
+            rig.claim(member.split(' ').next().unwrap(), 1, 1);
+        }
+    };
+    all_claim(&mut rig, &members[1..10]);
     let later = hint(rig.claim("s500", 1, 1));
-    assert!((1_950..=2_603).contains(&later), "{later}");
+    assert!((1_524..=2_033).contains(&later), "{later}");
     rig.core.config.retry_after_each = DAY;
     let bounded = hint(rig.claim("s501", 1, 1));
     assert!((22_500..=30_000).contains(&bounded), "{bounded}");
+
+    // One slot, and at least half a minute a turn for two at a time: the 190th's turn is 47 minutes away.
+    all_claim(&mut rig, &members[10..200]);
+    let farthest = hint(rig.claim("s200", 1, 1));
+    assert!((1_350_000..=1_800_000).contains(&farthest), "{farthest}");
+    let far = hint(rig.claim("s30", 1, 2));
+    assert!((337_500..=450_000).contains(&far), "{far}");
+    let near = hint(rig.claim("s5", 1, 2));
+    assert!(near <= 30_000, "the same claim sent again keeps its place: {near}");
+}
+
+#[test]
+fn a_claim_is_not_far_behind_those_that_are_set_aside() {
+    let members: Vec<String> = (0..100).map(|n| format!("s{n} 3 x x1 -")).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut rig = Rig::unheard(&members, one_in_fleet());
+    // Nobody was heard: none of these could start, whatever came free.
+    for n in 0..99 {
+        rig.claim(&format!("s{n}"), 1, 1);
+    }
+    let report = rig.fresh_report("s99");
+    rig.report(report);
+    let Answer::Wait { retry_after_ms, .. } = rig.claim("s99", 1, 1) else { panic!("the slot is taken") };
+    assert!(retry_after_ms <= 30_000, "{retry_after_ms}");
+}
+
+#[test]
+fn a_quiet_server_is_asked_for_reports_less_often_the_larger_the_fleet_is_and_may_be_silent_as_much_longer() {
+    let members: Vec<String> = (0..1980).map(|n| format!("s{n} 3 x x1 -")).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut rig = Rig::unheard(&members, LimitTable { fleet: 5000, tiers: [5000; 3], group: 5, ..wide() });
+    let next = |effects: &[Effect]| match answer(effects) {
+        Answer::Report(answer) => answer.next_within_ms,
+        other => panic!("{other:?}"),
+    };
+    let well = rig.fresh_report("s1");
+    assert_eq!(next(&rig.report(well)), 60_000, "1,980 servers at 33 reports a second");
+    let mut unwell = rig.fresh_report("s2");
+    unwell.verdict = Verdict::Unhealthy;
+    assert_eq!(next(&rig.report(unwell)), 30_000, "who may be down is watched closely");
+    let before = rig.fresh_report("s3");
+    rig.report(before);
+    let grant = rig.granted("s3");
+    assert_eq!(next(&rig.report_held(&grant, true)), 30_000, "and so is who holds a lease");
+
+    // Three reports may be missed, however far apart.
+    rig.pass(Duration::from_secs(100));
+    assert_eq!(rig.core.occupancies.why(&id("s2")), Some(Occupancy::Unreachable));
+    assert_eq!(rig.core.occupancies.why(&id("s1")), None);
+    rig.pass(Duration::from_secs(90));
+    assert_eq!(rig.core.occupancies.why(&id("s1")), Some(Occupancy::Unreachable));
+}
+
+#[test]
+fn a_coordinator_makes_itself_known_less_often_to_a_large_fleet() {
+    let announced_after = |servers: usize| {
+        let members: Vec<String> = (0..servers).map(|n| format!("s{n} 3 x x1 -")).collect();
+        let members: Vec<&str> = members.iter().map(String::as_str).collect();
+        let mut rig = Rig::unheard(&members, wide());
+        let since = rig.now.moment;
+        rig.core.handle_timeout(rig.now.after(Duration::from_secs(30)));
+        rig.core.poll_timeout().map(|at| at.since(since))
+    };
+    assert_eq!(announced_after(3), Some(Duration::from_secs(60)));
+    assert_eq!(announced_after(1980), Some(Duration::from_secs(90)));
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(crate) struct Waiting {
     entries: BTreeMap<Key, Entry>,
     order: BTreeMap<u64, Key>,
     ready: BTreeMap<Class, BTreeSet<u64>>,
+    /// The same by campaign and tier alone.
+    ready_in_tier: BTreeMap<(CampaignId, Tier), BTreeSet<u64>>,
     by_group: BTreeMap<GroupId, BTreeSet<Key>>,
 }
 
@@ -105,7 +107,7 @@ impl Waiting {
         }
         self.remove(&key);
         let class = Class::of(&task.campaign, member);
-        self.ready.entry(class.clone()).or_default().insert(place);
+        self.list(&class, place);
         self.order.insert(place, key.clone());
         let entry = Entry {
             place,
@@ -168,6 +170,13 @@ impl Waiting {
         self.order.values().filter_map(|key| self.entries.get(key).map(|entry| (key, entry)))
     }
 
+    /// How many ready claims of a class's campaign and tier wait before a place: counted up to `most`, so that this
+    /// looks at no more than that.
+    pub(crate) fn count_before(&self, place: u64, class: &Class, most: usize) -> usize {
+        let of_tier = self.ready_in_tier.get(&(class.campaign.clone(), class.tier));
+        of_tier.map_or(0, |places| places.range(..place).take(most).count())
+    }
+
     /// Sets a claim aside until its group has room.
     pub(crate) fn park_by_group(&mut self, key: &Key) {
         self.park(key, Parked::ByGroup);
@@ -184,7 +193,7 @@ impl Waiting {
         entry.parked = parked;
         match (parked, &entry.group) {
             (Parked::Ready, _) => {
-                self.ready.entry(entry.class.clone()).or_default().insert(entry.place);
+                self.list(&entry.class, entry.place);
             }
             (Parked::ByGroup, Some(group)) => {
                 self.by_group.entry(group.clone()).or_default().insert(key.clone());
@@ -227,15 +236,17 @@ impl Waiting {
         from.map(|(key, _)| key).take_while(|(of, _)| of == server).cloned().collect()
     }
 
+    fn list(&mut self, class: &Class, place: u64) {
+        self.ready.entry(class.clone()).or_default().insert(place);
+        self.ready_in_tier.entry((class.campaign.clone(), class.tier)).or_default().insert(place);
+    }
+
     fn unlist(&mut self, key: &Key, entry: &Entry) {
         match (entry.parked, &entry.group) {
             (Parked::Ready, _) => {
-                if let Some(places) = self.ready.get_mut(&entry.class) {
-                    places.remove(&entry.place);
-                    if places.is_empty() {
-                        self.ready.remove(&entry.class);
-                    }
-                }
+                take_place(&mut self.ready, &entry.class, entry.place);
+                let of_tier = (entry.class.campaign.clone(), entry.class.tier);
+                take_place(&mut self.ready_in_tier, &of_tier, entry.place);
             }
             (Parked::ByGroup, Some(group)) => {
                 if let Some(keys) = self.by_group.get_mut(group) {
@@ -246,6 +257,16 @@ impl Waiting {
                 }
             }
             (Parked::ByGroup, None) | (Parked::ByItself, _) => {}
+        }
+    }
+}
+
+/// Takes a place out of a list of many, and the list with its last place.
+fn take_place<K: Ord>(lists: &mut BTreeMap<K, BTreeSet<u64>>, of: &K, place: u64) {
+    if let Some(places) = lists.get_mut(of) {
+        places.remove(&place);
+        if places.is_empty() {
+            lists.remove(of);
         }
     }
 }

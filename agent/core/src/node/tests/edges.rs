@@ -237,6 +237,31 @@ fn a_coordinator_that_begins_a_new_life_is_claimed_from_at_once() {
 }
 
 #[test]
+fn a_coordinator_that_makes_itself_known_is_reported_to_only_if_it_is_another_life_and_not_at_once() {
+    let mut bench = Bench::queued(false, false);
+    while bench.node.reporter.under_way().is_some() {
+        bench.answered(1);
+    }
+    let reports = |bench: &Bench| bench.seen.iter().any(|effect| matches!(effect, Effect::Report(_)));
+
+    bench.handle(Input::CoordinatorHeard { epoch: Epoch(1) });
+    assert!(!reports(&bench), "it knows all there is to know");
+    for _ in 0..2 {
+        bench.handle(Input::CoordinatorHeard { epoch: Epoch(2) });
+        assert!(!reports(&bench), "everyone hears it in the same moment");
+    }
+    bench.after(Duration::from_secs(30));
+    assert!(reports(&bench), "within a tenth of the five minutes between two reports");
+
+    // What was not answered waits for nothing any more, whichever life is there.
+    let number = report_under_way(&bench);
+    bench.handle(Input::ReportAnswered { number, answer: None });
+    assert!(!reports(&bench));
+    bench.handle(Input::CoordinatorHeard { epoch: Epoch(1) });
+    assert!(reports(&bench));
+}
+
+#[test]
 fn a_coordinators_new_life_wakes_nothing_that_a_halt_keeps_waiting() {
     let mut bench = Bench::queued(false, false);
     let ask = AskId(bench.probe_under_way());
