@@ -76,6 +76,19 @@ fn appliers_that_may_not_run_are_refused_each_with_its_own_exit_code() {
 }
 
 #[test]
+fn a_configuration_that_is_not_there_or_cannot_be_read_ends_both_halves_alike() {
+    let home = std::env::temp_dir();
+    // What may be opened and not read is the machine's refusal; what is not there, or no file, is a wrong word.
+    let files =
+        [("/proc/self/mem", 6), ("/nowhere/x.toml", 3), ("/proc/self/status/x.toml", 3), ("/proc", 3)];
+    for (file, code) in files {
+        for half in ["run", "apply"] {
+            run(&programs().agent, &home, [half, "--config", file]).is_refused(code, &[file]);
+        }
+    }
+}
+
+#[test]
 fn an_agent_of_another_fleet_is_dropped_by_the_mesh() {
     let (fleet, other) = (Fleet::found(1), Fleet::found(1));
     let (server, stranger) = (&fleet.servers()[0], &other.servers()[0]);

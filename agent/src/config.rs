@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lunar_common::document::explain_toml;
 use lunar_host::exit::{Exit, Failure};
+use lunar_host::files::read_bounded;
 use lunar_transport::mesh::PeerAddress;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ const RUN_DIR: &str = "/run/lunar-agent";
 const APPLIER_SOCKET: &str = "/run/lunar-applier/applier.sock";
 
 /// The largest configuration file read.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// `agent.toml`. Every key has a default, so that an empty file is a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,19 +94,11 @@ impl Config {
             Some(path) => (path, true),
             None => (Path::new(DEFAULT_PATH), false),
         };
-        let text = match std::fs::metadata(path) {
-            Ok(found) if found.len() > FILE_BYTES_MAX => {
-                return Err(wrong(path, format!("it has more than {FILE_BYTES_MAX} bytes")));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked_for => String::new(),
-            Ok(_) | Err(_) => std::fs::read_to_string(path).map_err(|error| {
-                let exit = match error.kind() {
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData => Exit::BadInput,
-                    _ => Exit::Environment,
-                };
-                Failure::new(exit, anyhow::anyhow!("cannot read {}: {error}", path.display()))
-            })?,
+        let bytes = match read_bounded(path, FILE_BYTES_MAX) {
+            Err(error) if error.is_not_found() && !asked_for => Vec::new(),
+            other => other?,
         };
+        let text = String::from_utf8(bytes).map_err(|_| wrong(path, "it is not UTF-8 text"))?;
         Self::parse(&text).map_err(|problem| wrong(path, problem))
     }
 

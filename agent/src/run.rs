@@ -49,8 +49,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     make_directory(&config.state_dir)?;
     make_directory(&config.run_dir)?;
     let _lock = DirectoryLock::take(&config.state_dir).map_err(locked)?;
-    let key = keys::load(&config.key).or_exit(Exit::Environment).map_err(|failure| {
-        failure.advise("make the machine's key with `lunar-agent init`, and have it enrolled")
+    let key = keys::load(&config.key).map_err(|error| {
+        Failure::from(error).advise("make the machine's key with `lunar-agent init`, and have it enrolled")
     })?;
 
     let records = NodeJournal::open(&config.state_dir).map_err(damaged)?;
@@ -203,9 +203,9 @@ fn trust(
         ))
     };
     let root =
-        documents::load(&config.trust_root(), Kind::TrustRoot).or_exit(Exit::BadInput).map_err(advice)?;
+        documents::load(&config.trust_root(), Kind::TrustRoot).map_err(|error| advice(error.into()))?;
     let mut trust = TrustState::anchored(&root).or_exit(Exit::NotTrusted).map_err(advice)?;
-    let enrolment = documents::load(&config.enrolment(), Kind::Enrolment).or_exit(Exit::BadInput)?;
+    let enrolment = documents::load(&config.enrolment(), Kind::Enrolment)?;
     // Refused for a reason that `own_enrolment` tells better.
     let _ = trust.accept(&enrolment, wall);
     Ok(trust)
@@ -218,8 +218,9 @@ fn own_enrolment(
     key: &SigningKey,
 ) -> Result<Arc<Verified<Enrolment>>, Failure> {
     let path = config.enrolment();
-    let document = documents::load(&path, Kind::Enrolment).or_exit(Exit::BadInput).map_err(|failure| {
-        failure.advise(format!("have the server enrolled, and put the enrolment at {}", path.display()))
+    let document = documents::load(&path, Kind::Enrolment).map_err(|error| {
+        Failure::from(error)
+            .advise(format!("have the server enrolled, and put the enrolment at {}", path.display()))
     })?;
     let filed = trust
         .verify_enrolment(&document)
@@ -281,10 +282,10 @@ fn machine_boot() -> u64 {
 /// # Errors
 /// [`Failure`] names the first thing that is wrong.
 pub fn check(config: &Config) -> Result<Arc<Verified<Enrolment>>, Failure> {
-    let key = keys::load(&config.key).or_exit(Exit::Environment)?;
-    let root = documents::load(&config.trust_root(), Kind::TrustRoot).or_exit(Exit::BadInput)?;
+    let key = keys::load(&config.key)?;
+    let root = documents::load(&config.trust_root(), Kind::TrustRoot)?;
     let trust = TrustState::anchored(&root).or_exit(Exit::NotTrusted)?;
-    let enrolment = documents::load(&config.enrolment(), Kind::Enrolment).or_exit(Exit::BadInput)?;
+    let enrolment = documents::load(&config.enrolment(), Kind::Enrolment)?;
     // Syntax first: its error names the line.
     Enrolment::parse(&enrolment.body).or_exit(Exit::BadInput)?;
     own_enrolment(config, &trust, &key)

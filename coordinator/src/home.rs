@@ -19,7 +19,7 @@ use anyhow::anyhow;
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::time::WallTime;
 use lunar_common::trust::{Refusal, TrustState};
-use lunar_host::documents::{self, DocumentFileError};
+use lunar_host::documents;
 use lunar_host::exit::{Exit, Failure};
 
 /// A coordinator's directory.
@@ -168,21 +168,7 @@ pub struct LeftOut {
 /// # Errors
 /// [`Exit::BadInput`] or [`Exit::Environment`] with the path.
 pub fn load(path: &Path, kind: Kind) -> Result<SignedDocument, Failure> {
-    documents::load(path, kind).map_err(file_failure)
-}
-
-/// The failure that a document's files amount to.
-#[must_use]
-pub fn file_failure(error: DocumentFileError) -> Failure {
-    let exit = match &error {
-        DocumentFileError::File(lunar_host::files::FileError::TooLong { .. })
-        | DocumentFileError::NotText { .. }
-        | DocumentFileError::TooManySignatures { .. }
-        | DocumentFileError::SignerName { .. }
-        | DocumentFileError::UnknownKind { .. } => Exit::BadInput,
-        DocumentFileError::File(_) | DocumentFileError::List { .. } => Exit::Environment,
-    };
-    Failure::new(exit, error)
+    Ok(documents::load(path, kind)?)
 }
 
 /// The failure that a refused document amounts to.

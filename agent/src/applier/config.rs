@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::ServerId;
+use lunar_host::exit::Exit;
 use lunar_host::files::{FileError, read_bounded};
 use serde::Deserialize;
 
@@ -78,6 +79,19 @@ pub enum ConfigError {
         /// The key.
         inner: &'static str,
     },
+}
+
+impl ConfigError {
+    /// The code to end with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Text { .. } | Self::Syntax { .. } | Self::Relative { .. } | Self::Inside { .. } => {
+                Exit::BadInput
+            }
+        }
+    }
 }
 
 impl Config {

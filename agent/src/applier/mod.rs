@@ -51,7 +51,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A configuration or document that is refused, a directory in use, a damaged store, a socket that cannot be
 /// made; a record that cannot be made durable.
 pub async fn run(config_path: &Path) -> Result<Exit, Failure> {
-    let config = Config::load(config_path).or_exit(Exit::BadInput)?;
+    let config = Config::load(config_path).map_err(|error| {
+        Failure::new(error.exit(), error)
+            .advise("correct the file; `lunar-agent apply --help` names its keys")
+    })?;
     let told_to_stop = supervisor::told_to_stop()?;
     let mut applier = Applier::start(config)?;
     supervisor::ready("waiting for the network half");
@@ -96,7 +99,7 @@ impl Applier {
         let mut trust = match records.trust().map_err(record_failure)? {
             Some(snapshot) => TrustState::restore(snapshot).or_exit(Exit::Damaged)?,
             None => {
-                let root = documents::load(&config.trust_root, Kind::TrustRoot).or_exit(Exit::BadInput)?;
+                let root = documents::load(&config.trust_root, Kind::TrustRoot)?;
                 TrustState::anchored(&root).or_exit(Exit::NotTrusted)?
             }
         };
@@ -218,7 +221,7 @@ fn log(level: Level, task: &Task, text: &str) {
 /// This server, by its enrolment, which is taken in. One that was renewed since may be held already.
 fn own_server(config: &Config, trust: &mut TrustState) -> Result<ServerId, Failure> {
     let path = &config.enrolment;
-    let document: SignedDocument = documents::load(path, Kind::Enrolment).or_exit(Exit::BadInput)?;
+    let document: SignedDocument = documents::load(path, Kind::Enrolment)?;
     let refused = trust.accept(&document, clock::wall()).err();
     let text = String::from_utf8_lossy(&document.body);
     // Read for the name only: what the machine goes by is the enrolment that the gate holds under it.

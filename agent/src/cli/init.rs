@@ -3,7 +3,7 @@
 //! Owns its options. Main invariant: a key that is there is never replaced, and the private half is never
 //! printed.
 
-use lunar_host::exit::{Exit, Failure, OrExit};
+use lunar_host::exit::{Exit, Failure};
 use lunar_host::keys;
 use serde::Serialize;
 
@@ -37,8 +37,7 @@ impl InitCommand {
         }
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned());
-        let key = keys::load_or_create(&config.key, &format!("lunar-agent@{hostname}"))
-            .or_exit(Exit::Environment)?;
+        let key = keys::load_or_create(&config.key, &format!("lunar-agent@{hostname}"))?;
         let request = EnrolmentRequest {
             hostname,
             key: keys::peer_key(&key).to_string(),

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use lunar_host::documents;
-use lunar_host::exit::{Exit, Failure, OrExit};
+use lunar_host::exit::{Exit, Failure};
 use serde::Serialize;
 
 use super::{CommandResult, Common, block_on};
@@ -37,7 +37,7 @@ struct Injected {
 impl InjectCommand {
     pub(super) fn run(self, common: &Common) -> CommandResult {
         let socket = common.config()?.agent_socket();
-        let document = documents::load_any(&self.document).or_exit(Exit::BadInput)?;
+        let document = documents::load_any(&self.document)?;
         let (kind, hash) = (document.kind.to_string(), document.hash().to_string());
         let answer = block_on(async {
             local_api::ask(&socket, &LocalRequest::Inject(document)).await.map_err(|error| {

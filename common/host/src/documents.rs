@@ -12,6 +12,7 @@ use lunar_common::bounds::{DOCUMENT_BYTES_MAX, SIGNATURE_BYTES_MAX, SIGNATURES_M
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::trust::claimed_kind;
 
+use crate::exit::{Exit, Failure};
 use crate::files::{FileError, read_bounded, write_atomically};
 
 /// Why a document's files could not be read or written.
@@ -55,6 +56,27 @@ pub enum DocumentFileError {
         /// The document.
         path: PathBuf,
     },
+}
+
+impl DocumentFileError {
+    /// The code to end with: [`FileError::exit`]'s rule, and what is wrong in a file is the file's.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::List { .. } => Exit::Environment,
+            Self::NotText { .. }
+            | Self::TooManySignatures { .. }
+            | Self::SignerName { .. }
+            | Self::UnknownKind { .. } => Exit::BadInput,
+        }
+    }
+}
+
+impl From<DocumentFileError> for Failure {
+    fn from(error: DocumentFileError) -> Self {
+        Self::new(error.exit(), error)
+    }
 }
 
 /// A document of a known kind, with all signatures that lie beside it.

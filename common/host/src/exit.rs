@@ -15,7 +15,7 @@ pub enum Exit {
     NotHeld = 1,
     /// The command line itself was wrong (clap's own code).
     Usage = 2,
-    /// A file or an argument's content was refused: syntax, unknown key, impossible value.
+    /// A file or an argument was refused: not there, syntax, unknown key, impossible value.
     BadInput = 3,
     /// A signature, a key, a threshold, a replay or an expiry was refused.
     NotTrusted = 4,
@@ -37,7 +37,7 @@ impl Exit {
         0  all went as asked\n  \
         1  what was checked does not hold\n  \
         2  the command line is wrong\n  \
-        3  a file's or argument's content was refused\n  \
+        3  a file or an argument was refused: not there, or wrong in itself\n  \
         4  a signature, key, threshold, replay or expiry was refused\n  \
         5  nobody answered\n  \
         6  the machine refused: disk full, read-only, permission, port in use\n  \

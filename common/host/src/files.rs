@@ -9,6 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::exit::{Exit, Failure};
+
 /// What could not be done to which file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -51,6 +53,29 @@ impl FileError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// The code to end with, one rule for every file that a person names or puts in its place (a configuration, a
+    /// document, a key): what is there is wrong (nothing, no file, too long, in the way), or the machine refuses
+    /// (permission, disk).
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Read { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => {
+                    Exit::BadInput
+                }
+                _ => Exit::Environment,
+            },
+            Self::Write { .. } => Exit::Environment,
+            Self::TooLong { .. } | Self::Exists { .. } => Exit::BadInput,
+        }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::new(error.exit(), error)
     }
 }
 

@@ -21,6 +21,7 @@ use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use crate::exit::{Exit, Failure};
 use crate::files::{FileError, create_atomically, read_bounded};
 
 /// Largest key file read: an RSA-16384 private key is under 16 KiB.
@@ -88,6 +89,25 @@ pub enum KeyError {
         #[source]
         source: ssh_key::Error,
     },
+}
+
+impl KeyError {
+    /// The code to end with: [`FileError::exit`]'s rule, and a key that must not be used is not trusted.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Randomness(_) | Self::Program(_) => Exit::Environment,
+            Self::Format { .. } | Self::Algorithm { .. } | Self::Encrypted { .. } => Exit::BadInput,
+            Self::Exposed { .. } | Self::Refused { .. } | Self::Sign { .. } => Exit::NotTrusted,
+        }
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::new(error.exit(), error)
+    }
 }
 
 /// The public half, as machines know each other.

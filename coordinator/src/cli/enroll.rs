@@ -16,11 +16,9 @@ use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents, keys};
 use serde::Serialize;
 
-use super::signing::{
-    Finish, SignWith, Span, Via, check, key_failure, text_of, trust, would_write, write_new,
-};
+use super::signing::{Finish, SignWith, Span, Via, check, text_of, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
-use crate::home::{Home, file_failure, load, refused};
+use crate::home::{Home, load, refused};
 
 /// Enrolls machines: binds a machine's key to its name, site, cluster, tier, service and group.
 #[derive(Debug, clap::Subcommand)]
@@ -175,7 +173,7 @@ impl KeygenCommand {
     fn run(self, common: &Common) -> CommandResult {
         super::signing::make_parent(&self.file)?;
         let key = keys::create(&self.file, &self.comment)
-            .map_err(|error| key_failure(error).advise("choose another file: a key is never replaced"))?;
+            .map_err(|error| Failure::from(error).advise("choose another file: a key is never replaced"))?;
         let made = MadeKey { file: self.file, key: keys::peer_key(&key) };
         common
             .output
@@ -189,7 +187,7 @@ fn machine_key(text: &str) -> Result<PeerKey, Failure> {
         return Ok(key);
     }
     let public = keys::public(Path::new(text)).map_err(|error| {
-        key_failure(error).advise("give the machine's .pub file, or its key as 64 hexadecimal digits")
+        Failure::from(error).advise("give the machine's .pub file, or its key as 64 hexadecimal digits")
     })?;
     match public.key_data() {
         ssh_key::public::KeyData::Ed25519(key) => Ok(PeerKey(key.0)),
@@ -235,7 +233,7 @@ impl NewCommand {
             return Ok(Exit::Ok);
         }
         if before.is_some() {
-            documents::remove(&path).map_err(file_failure)?;
+            documents::remove(&path)?;
         }
         write_new(&path, &text, false)?;
         finish(common, &trust, &self.server, &path, &self.with)
@@ -299,7 +297,7 @@ impl SignCommand {
 }
 
 fn unsigned(home: &Home, trust: &TrustState) -> Result<Vec<ServerId>, Failure> {
-    let all = documents::load_directory(&home.enrolments(), Kind::Enrolment).map_err(file_failure)?;
+    let all = documents::load_directory(&home.enrolments(), Kind::Enrolment)?;
     let mut servers = Vec::new();
     for (path, document) in all {
         if !trust.signature_status(&document).complete {
@@ -321,7 +319,7 @@ struct Listed {
 fn list(common: &Common) -> CommandResult {
     let home = Home::new(&common.home);
     let trust = trust(common)?;
-    let all = documents::load_directory(&home.enrolments(), Kind::Enrolment).map_err(file_failure)?;
+    let all = documents::load_directory(&home.enrolments(), Kind::Enrolment)?;
     let listed: Vec<Listed> = all
         .into_iter()
         .map(|(file, document)| {

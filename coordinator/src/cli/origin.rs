@@ -13,7 +13,6 @@ use lunar_host::exit::{Exit, Failure, OrExit};
 use lunar_host::{clock, keys, supervisor};
 use lunar_transport::mesh::PeerAddress;
 
-use super::signing::key_failure;
 use super::{CommandResult, Common};
 use crate::home::Home;
 use crate::origin::{Origin, OriginConfig};
@@ -52,7 +51,7 @@ impl OriginCommand {
     pub(super) fn run(self, common: &Common) -> CommandResult {
         let home = Home::new(&common.home);
         let key_file = self.key.unwrap_or_else(|| home.path().join("origin.key"));
-        let key = keys::load_or_create(&key_file, "lunar origin").map_err(key_failure)?;
+        let key = keys::load_or_create(&key_file, "lunar origin")?;
         let (trust, _) = home.trust(clock::wall())?;
         let own = keys::peer_key(&key);
         let enrolment = trust.machine(&own).cloned().ok_or_else(|| {

@@ -20,7 +20,7 @@ use super::plan_text::{Draft, DraftArtifact};
 use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::catalogue::Catalogue;
-use crate::home::{Home, file_failure, load};
+use crate::home::{Home, load};
 
 /// Writes, checks, signs, publishes and shows campaign plans.
 #[derive(Debug, clap::Subcommand)]
@@ -363,7 +363,7 @@ fn keep_published(common: &Common, plan: &Plan, document: &SignedDocument) -> Re
     let path =
         Home::new(&common.home).documents().join(format!("plan-{}-{}.toml", plan.campaign, plan.generation));
     super::signing::make_parent(&path)?;
-    documents::save(&path, document).map_err(file_failure)
+    Ok(documents::save(&path, document)?)
 }
 
 #[derive(Serialize)]
@@ -380,8 +380,7 @@ fn show(common: &Common, plan: Option<&Path>) -> CommandResult {
     let trust = trust(common)?;
     let files = match plan {
         Some(plan) => vec![find(common, plan)?],
-        None => documents::load_directory(&Home::new(&common.home).plans(), Kind::Plan)
-            .map_err(file_failure)?
+        None => documents::load_directory(&Home::new(&common.home).plans(), Kind::Plan)?
             .into_iter()
             .map(|(path, _)| path)
             .collect(),

@@ -245,9 +245,7 @@ impl CheckCommand {
 
 fn read_inventory(path: &Path) -> Result<Inventory, Failure> {
     let bytes = files::read_bounded(path, DOCUMENT_BYTES_MAX).map_err(|error| {
-        let ours = error.is_not_found() || matches!(error, files::FileError::TooLong { .. });
-        let exit = if ours { Exit::BadInput } else { Exit::Environment };
-        Failure::new(exit, error).advise("name a file with [[servers]] in it: `plan check --help` shows one")
+        Failure::from(error).advise("name a file with [[servers]] in it: `plan check --help` shows one")
     })?;
     Inventory::parse(&bytes).map_err(|error| {
         Failure::new(Exit::BadInput, anyhow!("{}: {error}", path.display()))

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::{Common, block_on};
 use crate::api::types::{DocumentReply, DocumentUpload};
 use crate::client::Client;
-use crate::home::{Home, file_failure, load, refused};
+use crate::home::{Home, load, refused};
 
 /// With which keys.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -161,13 +161,13 @@ pub fn sign(
     check_kind(path, kind, &body)?;
     let mut files = Vec::new();
     for key in &with.key {
-        let armoured = keys::sign_document(kind, &body, key).map_err(key_failure)?;
+        let armoured = keys::sign_document(kind, &body, key)?;
         let signer = signer_name(trust, key);
-        files.push(documents::add_signature(path, &signer, &armoured).map_err(file_failure)?);
+        files.push(documents::add_signature(path, &signer, &armoured)?);
     }
     for name in &with.agent {
         let armoured = sign_with_agent(kind, &body, name, trust)?;
-        files.push(documents::add_signature(path, name.as_str(), &armoured).map_err(file_failure)?);
+        files.push(documents::add_signature(path, name.as_str(), &armoured)?);
     }
     Ok(files)
 }
@@ -187,21 +187,9 @@ fn sign_with_agent(
     let public = tempfile::Builder::new().prefix("lunar-").suffix(".pub").tempfile()?;
     std::fs::write(public.path(), format!("{}\n", line.trim()))?;
     keys::sign_document(kind, body, public.path()).map_err(|error| {
-        key_failure(error)
+        Failure::from(error)
             .advise(format!("is {name}'s key in ssh-agent (`ssh-add -l`), and SSH_AUTH_SOCK set?"))
     })
-}
-
-/// The failure that a key amounts to.
-#[must_use]
-pub fn key_failure(error: keys::KeyError) -> Failure {
-    use keys::KeyError;
-    let exit = match &error {
-        KeyError::File(_) | KeyError::Randomness(_) | KeyError::Program(_) => Exit::Environment,
-        KeyError::Format { .. } | KeyError::Algorithm { .. } | KeyError::Encrypted { .. } => Exit::BadInput,
-        KeyError::Exposed { .. } | KeyError::Refused { .. } | KeyError::Sign { .. } => Exit::NotTrusted,
-    };
-    Failure::new(exit, error)
 }
 
 /// The name under which a key's signature is kept: its name in the trust root, or its file's.

@@ -15,10 +15,10 @@ use lunar_host::{clock, documents, keys};
 use serde::Serialize;
 
 use super::signing::{
-    Finish, Outcome, SignWith, Span, Via, check, key_failure, text_of, told, trust, would_write, write_new,
+    Finish, Outcome, SignWith, Span, Via, check, text_of, told, trust, would_write, write_new,
 };
 use super::{CommandResult, Common, Table};
-use crate::home::{Home, file_failure, load, refused};
+use crate::home::{Home, load, refused};
 
 /// Makes, changes, signs and shows trust roots: whose keys may sign what.
 #[derive(Debug, clap::Subcommand)]
@@ -275,7 +275,7 @@ const HEADER: &str = "# Whose keys may sign what. A signed version is never edit
     # Retire a key with valid_until: what it signed before stays good. Cast out a stolen one by removing it.\n\n";
 
 fn public_line(key: &NamedKey) -> Result<String, Failure> {
-    let public = keys::public(&key.file).map_err(key_failure)?;
+    let public = keys::public(&key.file)?;
     // Without its comment, which may tell a user's and a machine's name to everyone.
     let public = ssh_key::PublicKey::new(public.key_data().clone(), key.name.as_str());
     public.to_openssh().map_err(|error| Failure::new(Exit::BadInput, error))
@@ -368,7 +368,7 @@ fn change_draft(
         return Ok(Exit::Ok);
     }
     if draft_is_there {
-        documents::remove(&path).map_err(file_failure)?;
+        documents::remove(&path)?;
     }
     write_new(&path, &text, false)?;
     let message = format!(
@@ -421,8 +421,8 @@ fn sign_root(common: &Common, home: &Home, version: u64, with: &SignWith) -> Com
     let names = own_names(&own);
     for key in &with.key {
         let body = load(&path, Kind::TrustRoot)?.body;
-        let armoured = keys::sign_document(Kind::TrustRoot, &body, key).map_err(key_failure)?;
-        let public = keys::public(key).map_err(key_failure)?;
+        let armoured = keys::sign_document(Kind::TrustRoot, &body, key)?;
+        let public = keys::public(key)?;
         let name = names.iter().find(|(_, known)| known == public.key_data()).map_or_else(
             || {
                 format!(
@@ -438,7 +438,7 @@ fn sign_root(common: &Common, home: &Home, version: u64, with: &SignWith) -> Com
             },
             |(name, _)| name.to_string(),
         );
-        documents::add_signature(&path, &name, &armoured).map_err(file_failure)?;
+        documents::add_signature(&path, &name, &armoured)?;
     }
     let agent_only = SignWith { key: Vec::new(), agent: with.agent.clone() };
     if !agent_only.is_empty() {

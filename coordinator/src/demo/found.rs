@@ -127,7 +127,7 @@ fn trust(fleet: &Fleet, operator: &Operator) -> Result<(), Failure> {
     let mut arguments: Vec<String> = ["trust", "init", "--fleet", FLEET].map(str::to_owned).into();
     for name in OPERATORS {
         let path = fleet.operator_key(name);
-        keys::create(&path, &format!("{name}@{FLEET}")).or_exit(Exit::Environment)?;
+        keys::create(&path, &format!("{name}@{FLEET}"))?;
         arguments.extend(["--operator".to_owned(), format!("{name}={}", path.display())]);
     }
     for role in ["root=alice,bob:2", "plan=alice,bob:2", "resume=alice,bob:2", "reap=alice,bob:2"] {
@@ -207,7 +207,7 @@ fn enrol(fleet: &Fleet, operator: &Operator, agent: &Path) -> Result<String, Fai
 }
 
 fn machine_key(path: &Path) -> Result<String, Failure> {
-    let key = keys::load_or_create(path, "demo").or_exit(Exit::Environment)?;
+    let key = keys::load_or_create(path, "demo")?;
     Ok(keys::peer_key(&key).to_string())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use lunar_coordinator_core::config::Config as Thresholds;
-use lunar_host::exit::{Exit, Failure, OrExit};
+use lunar_host::exit::{Exit, Failure};
 use lunar_host::files::read_bounded;
 use lunar_transport::mesh::PeerAddress;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ impl Config {
         let path = home.join(FILE);
         let bytes = match read_bounded(&path, BYTES_MAX) {
             Err(error) if error.is_not_found() => return Ok(Self::default()),
-            other => other.or_exit(Exit::Environment)?,
+            other => other?,
         };
         let wrong = |error: anyhow::Error| {
             Failure::new(Exit::BadInput, error.context(path.display().to_string()))

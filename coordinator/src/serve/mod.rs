@@ -66,8 +66,8 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     let store = Arc::new(Store::open_with_cache(&state, CACHE_BYTES).map_err(store_failure)?);
     let trust = trust(&home, &store)?;
     let key_path = config.key.clone().unwrap_or_else(|| home.path().join("identity.key"));
-    let key = keys::load(&key_path).or_exit(Exit::Environment).map_err(|failure| {
-        failure.advise(
+    let key = keys::load(&key_path).map_err(|error| {
+        Failure::from(error).advise(
             "make the coordinator's key with `lunar-coordinator enroll keygen`, and enrol it with \
                      `lunar-coordinator enroll new NAME --role coordinator --machine-key FILE.pub`",
         )
