@@ -9,7 +9,11 @@ mod support;
 
 use std::fs;
 
-use support::{Home, Said, wide_plan};
+use lunar_common::document::Kind;
+use support::{Home, Said, signed, wide_plan};
+
+/// A file that everyone may open and nobody can read.
+const UNREADABLE: &str = "/proc/self/mem";
 
 /// 10,000 servers as required, on five sites, tier 1 in redundancy groups of 4.
 fn moon() -> String {
@@ -123,6 +127,11 @@ fn a_wrong_inventory_or_option_is_refused_with_its_place_and_what_is_meant() {
     assert_eq!(missing.code, 3, "{}", missing.err);
     assert!(missing.err.contains("moon.toml") && missing.err.contains("next: "), "{}", missing.err);
 
+    let unreadable =
+        home.run(&["plan", "check", home.path("plan.toml").to_str().unwrap(), "--inventory", UNREADABLE]);
+    assert_eq!(unreadable.code, 6, "{}", unreadable.err);
+    assert!(unreadable.err.contains(UNREADABLE), "{}", unreadable.err);
+
     let other = desk(&week(), &moon().replace("\"moon\"", "\"mars\""));
     assert!(check(&other, &["--hold", "5m"]).out.contains("the inventory is of fleet mars"));
     assert_eq!(check(&other, &["--failures", "many"]).code, 2);
@@ -145,6 +154,69 @@ fn without_an_inventory_the_enrolments_here_are_counted_and_only_the_servers_amo
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
     assert!(said.out.starts_with("FEASIBLE: 2 servers"), "the coordinator is none: {}", said.out);
     assert!(said.out.contains("next: lunar-coordinator plan publish"), "{}", said.out);
+}
+
+#[test]
+fn a_plan_that_cannot_be_fulfilled_is_not_published_in_the_words_of_the_check_unless_a_person_knows_better() {
+    let home = Home::founded([7, 8]);
+    let nobody =
+        String::from_utf8(wide_plan().body).unwrap().replace("[select]\n", "[select]\ntiers = [1]\n");
+    let path = home.path("plans/web-2-1.toml");
+    lunar_host::documents::save(&path, &signed(Kind::Plan, nobody, 1)).unwrap();
+    let checked = home.run(&["plan", "check", "web-2"]);
+    assert_eq!(checked.code, 1, "{}{}", checked.out, checked.err);
+    let verdict = checked.out.lines().find(|line| line.starts_with("INFEASIBLE: ")).unwrap();
+
+    let refused = home.run(&["plan", "publish", "web-2"]);
+
+    assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
+    for words in ["web-2-1.toml is not published", verdict, "next: ", "--even-if-infeasible"] {
+        assert!(refused.err.contains(words), "{words:?} is not in {}", refused.err);
+    }
+    let dry = home.run(&["plan", "publish", "web-2", "--even-if-infeasible", "--dry-run"]);
+    assert_eq!(dry.code, 0, "{}", dry.err);
+    assert!(
+        dry.out.contains("warning: goes on by --even-if-infeasible") && dry.out.contains(verdict),
+        "{}",
+        dry.out
+    );
+    // It gets as far as handing the plan over, and nobody is there.
+    assert_eq!(home.run(&["plan", "publish", "web-2", "--even-if-infeasible"]).code, 5);
+}
+
+#[test]
+fn publishing_judges_by_the_same_options_as_the_check_and_passes_its_warnings_on() {
+    let home = Home::founded([7, 8]);
+    lunar_host::documents::save(&home.path("plans/web-2-1.toml"), &wide_plan()).unwrap();
+    let publish = |more: &[&str]| home.run(&[&["plan", "publish", "web-2", "--dry-run"], more].concat());
+
+    let fits = publish(&[]);
+    assert_eq!(fits.code, 0, "{}", fits.err);
+    assert!(fits.out.contains("warning: web 2 is not among the artifacts here"), "{}", fits.out);
+    let slow = publish(&["--hold", "2h"]);
+    assert_eq!(slow.code, 1, "{}", slow.out);
+    assert!(
+        slow.err.contains("INFEASIBLE: lease.down_s_max: 1800 s is less than the 7200 s"),
+        "{}",
+        slow.err
+    );
+}
+
+#[test]
+fn an_author_who_is_no_key_of_the_trust_root_is_told_before_anyone_signs() {
+    let home = Home::founded([7]);
+    let plan = String::from_utf8(wide_plan().body).unwrap().replace("\"ann\"", "\"zoe\"");
+    let path = home.path("plans/web-2-1.toml");
+    fs::write(&path, &plan).unwrap();
+    let unsigned = home.run(&["plan", "check", "web-2"]);
+    assert_eq!(unsigned.code, 1, "{}", unsigned.err);
+    let warning = "warning: author zoe is no key of the trust root: it would be refused";
+    assert!(unsigned.out.contains(warning), "{}", unsigned.out);
+
+    lunar_host::documents::save(&path, &signed(Kind::Plan, plan, 1)).unwrap();
+    let signed = home.run(&["plan", "check", "web-2"]);
+    assert_eq!(signed.code, 4, "and it is: {}", signed.out);
+    assert!(signed.err.contains("zoe"), "{}", signed.err);
 }
 
 #[test]

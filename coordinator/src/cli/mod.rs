@@ -13,6 +13,7 @@ mod origin;
 mod output;
 mod plan;
 mod plan_check;
+mod plan_fit;
 mod plan_forecast;
 mod plan_text;
 mod serve;

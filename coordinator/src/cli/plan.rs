@@ -1,7 +1,7 @@
 //! `plan`: what is installed where, within which limits.
 //!
 //! Owns the writing, signing, publishing and showing of plans; checking is `plan_check`'s. Main invariant: a plan is published only
-//! once it passes its own checks and this directory's gate; every mistake is told with its place.
+//! once it passes its own checks, the planner and this directory's gate; every mistake is told with its place.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,13 @@ use lunar_common::document::{Document, Kind, SignedDocument};
 use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
 use lunar_common::limits::Tier;
 use lunar_common::plan::Plan;
-use lunar_common::trust::Counted;
+use lunar_common::trust::{Counted, TrustState};
 use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents};
 use serde::Serialize;
 
-use super::plan_check::CheckCommand;
+use super::plan_check::{CheckCommand, warnings};
+use super::plan_fit::Assuming;
 use super::plan_text::{Draft, DraftArtifact};
 use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
@@ -44,24 +45,38 @@ pub enum PlanCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Hands a signed plan to the running coordinator, or to an agent; it spreads from there.
-    #[command(after_help = "Examples:\n  lunar-coordinator plan publish web-2\n  \
-        lunar-coordinator plan publish web-2 --via unix:/run/lunar-agent/agent.sock")]
-    Publish {
-        /// The plan, or its campaign.
-        plan: PathBuf,
-        #[command(flatten)]
-        via: Via,
-        /// Checks everything; hands nothing over.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Publish(Box<PublishCommand>),
     /// Shows a plan in short, with its hash and its signers. Without one: all plans here.
     #[command(after_help = "Examples:\n  lunar-coordinator plan show web-2 --output json")]
     Show {
         /// The plan, or its campaign.
         plan: Option<PathBuf>,
     },
+}
+
+/// Hands a signed plan to the running coordinator, or to an agent; it spreads from there.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A plan that `plan check` calls INFEASIBLE is refused with 1 and nothing is handed over, unless \
+    --even-if-infeasible says that a person knows better (most servers are done already, more will be enrolled, the \
+    limits are lowered on purpose). It is judged as by `plan check`, and takes the same options.\n\n\
+    Examples:\n  lunar-coordinator plan publish web-2\n  \
+    lunar-coordinator plan publish web-2 --hold 8m\n  \
+    lunar-coordinator plan publish web-2 --via unix:/run/lunar-agent/agent.sock"
+)]
+pub struct PublishCommand {
+    /// The plan, or its campaign.
+    plan: PathBuf,
+    #[command(flatten)]
+    via: Via,
+    #[command(flatten)]
+    assuming: Assuming,
+    /// Publishes it although it contradicts itself or cannot be fulfilled by what is known here.
+    #[arg(long)]
+    even_if_infeasible: bool,
+    /// Checks everything; hands nothing over.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// `plan new`.
@@ -146,7 +161,7 @@ impl PlanCommand {
             Self::New(command) => command.run(common),
             Self::Check(command) => command.run(common),
             Self::Sign { plan, with, dry_run } => sign(common, &plan, &with, dry_run),
-            Self::Publish { plan, via, dry_run } => publish(common, &plan, &via, dry_run),
+            Self::Publish(command) => command.run(common),
             Self::Show { plan } => show(common, plan.as_deref()),
         }
     }
@@ -336,26 +351,59 @@ fn sign(common: &Common, plan: &Path, with: &SignWith, dry_run: bool) -> Command
     Ok(Exit::Ok)
 }
 
-fn publish(common: &Common, plan: &Path, via: &Via, dry_run: bool) -> CommandResult {
-    let path = find(common, plan)?;
-    let trust = trust(common)?;
-    let document = load(&path, Kind::Plan)?;
-    let plan: Plan = check(&path, &document.body)?;
-    let finish = Finish {
-        common,
-        trust: &trust,
-        path: &path,
-        kind: Kind::Plan,
-        sign_command: sign_command(&path),
-        publish: (!dry_run).then_some(via),
-    };
-    let outcome = finish.run(&SignWith::default())?;
-    let complete = outcome.complete;
-    if complete && !dry_run {
-        keep_published(common, &plan, &document)?;
+impl PublishCommand {
+    fn run(self, common: &Common) -> CommandResult {
+        let path = find(common, &self.plan)?;
+        let trust = trust(common)?;
+        let document = load(&path, Kind::Plan)?;
+        let plan: Plan = check(&path, &document.body)?;
+        let warnings = self.judge(common, &path, &plan, &trust)?;
+        let finish = Finish {
+            common,
+            trust: &trust,
+            path: &path,
+            kind: Kind::Plan,
+            sign_command: sign_command(&path),
+            publish: (!self.dry_run).then_some(&self.via),
+        };
+        let mut outcome = finish.run(&SignWith::default())?;
+        let complete = outcome.complete;
+        if complete && !self.dry_run {
+            keep_published(common, &plan, &document)?;
+        }
+        for warning in warnings {
+            outcome.message += &format!("\nwarning: {warning}");
+        }
+        outcome.print(common)?;
+        Ok(if complete { Exit::Ok } else { Exit::NotTrusted })
     }
-    outcome.print(common)?;
-    Ok(if complete { Exit::Ok } else { Exit::NotTrusted })
+
+    /// Asks the planner. Returns what is possible and probably not meant.
+    fn judge(
+        &self,
+        common: &Common,
+        path: &Path,
+        plan: &Plan,
+        trust: &TrustState,
+    ) -> Result<Vec<String>, Failure> {
+        let mut warnings = warnings(common, Some(trust), plan);
+        let servers = self.assuming.servers(plan, Some(trust), &mut warnings)?;
+        let fit = self.assuming.fit(plan, &servers, Some(trust), &mut warnings);
+        if fit.feasible != Some(false) {
+            let notes = fit.assessment.map(|assessment| assessment.contradictions).unwrap_or_default();
+            warnings.extend(notes);
+            return Ok(warnings);
+        }
+        if self.even_if_infeasible {
+            warnings
+                .push(format!("goes on by --even-if-infeasible, although\n{}", fit.to_string().trim_end()));
+            return Ok(warnings);
+        }
+        let what = anyhow!("{} is not published\n{}", path.display(), fit.to_string().trim_end());
+        Err(Failure::new(Exit::NotHeld, what).advise(
+            "correct the plan and sign it again, or, if you know better, publish it with --even-if-infeasible",
+        ))
+    }
 }
 
 /// A copy of what was published, out of the way of editors: the next `plan new` counts on from it.

@@ -6,22 +6,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::anyhow;
-use lunar_common::bounds::DOCUMENT_BYTES_MAX;
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{DocumentHash, KeyName};
-use lunar_common::inventory::{Inventory, InventoryServer};
+use lunar_common::inventory::InventoryServer;
 use lunar_common::plan::Plan;
-use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
-use lunar_coordinator_core::planner::{self, Assessment, Assumptions, Calendar, Unplannable};
+use lunar_coordinator_core::planner::Assessment;
+use lunar_host::clock;
 use lunar_host::exit::{Exit, Failure};
-use lunar_host::{clock, files};
 use lunar_simulations::forecast::{Forecast, scenario_of};
 use serde::Serialize;
 
 use super::plan::{find, sign_command};
-use super::signing::{Span, check, told, trust};
+use super::plan_fit::{Assuming, Fit};
+use super::signing::{check, told, trust};
 use super::{CommandResult, Common};
 use crate::catalogue::Catalogue;
 use crate::home::{Home, load, refused};
@@ -42,30 +40,8 @@ use crate::home::{Home, load, refused};
 pub struct CheckCommand {
     /// The plan, or its campaign.
     plan: PathBuf,
-    /// The servers, from a file instead of the enrolments here: needs no coordinator and no trust root.
-    #[arg(long, value_name = "FILE")]
-    inventory: Option<PathBuf>,
-    /// How long one server is down. Default: settle_s + soak_s of the plan, and a minute.
-    #[arg(long, value_name = "SPAN")]
-    hold: Option<Span>,
-    /// How long a rollback takes.
-    #[arg(long, default_value = "5m", value_name = "SPAN")]
-    rollback: Span,
-    /// How many servers in a hundred fail once and are tried again.
-    #[arg(long, default_value = "0.5", value_name = "PERCENT")]
-    failures: Percent,
-    /// Hours of each day in which servers may go down.
-    #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u8).range(1..=24))]
-    hours_per_day: u8,
-    /// How long each failure in tier 1 stops tier 1, until a person has looked.
-    #[arg(long, value_name = "SPAN")]
-    triage: Option<Span>,
-    /// How long a redundancy group waits between two of its members.
-    #[arg(long, value_name = "SPAN")]
-    group_soak: Option<Span>,
-    /// When the campaign starts. Default: now.
-    #[arg(long, value_name = "TIME")]
-    start: Option<WallTime>,
+    #[command(flatten)]
+    assuming: Assuming,
     /// Also runs the campaign, with the production cores in virtual time: when it ends, what is down when.
     #[arg(long)]
     simulate: bool,
@@ -73,25 +49,6 @@ pub struct CheckCommand {
     #[arg(long, default_value_t = 3, value_name = "N", requires = "simulate",
         value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
-}
-
-/// Hundredths of a percent.
-#[derive(Debug, Clone, Copy)]
-struct Percent(u64);
-
-impl std::str::FromStr for Percent {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is no percentage: write 0 to 100 with at most two decimals, as in 0.5");
-        let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
-        if whole.is_empty() || rest.len() > 2 || !digits(whole) || !digits(rest) {
-            return Err(wrong());
-        }
-        let hundredths = format!("{whole}{rest:0<2}").parse().map_err(|_| wrong())?;
-        if hundredths > 10_000 { Err(wrong()) } else { Ok(Self(hundredths)) }
-    }
 }
 
 #[derive(Serialize)]
@@ -102,12 +59,8 @@ struct Checked {
     signers: Option<Vec<KeyName>>,
     /// Whether it can be published as it is.
     ready: bool,
-    /// Whether it can be done; `null`: no servers are known here.
-    feasible: Option<bool>,
-    /// The arithmetic.
-    assessment: Option<Assessment>,
-    /// Why there is no arithmetic.
-    unplannable: Option<Unplannable>,
+    #[serde(flatten)]
+    fit: Fit,
     /// What runs of it come to; `null`: none was asked for, or it does not fit.
     forecast: Option<Forecast>,
     message: String,
@@ -123,44 +76,12 @@ impl CheckCommand {
         let path = find(common, &self.plan)?;
         let document = load(&path, Kind::Plan)?;
         let plan: Plan = check(&path, &document.body)?;
-        let inventory = self.inventory.as_deref().map(read_inventory).transpose()?;
         let trust = self.trust(common)?;
-        let start = self.start.unwrap_or_else(|| match &trust {
-            Some(trust) => trust.trusted_time(clock::wall()),
-            None => clock::wall(),
-        });
         let mut warnings = warnings(common, trust.as_ref(), &plan);
-        let servers = match (inventory, &trust) {
-            (Some(inventory), _) => {
-                if let Some(fleet) = inventory.fleet.filter(|fleet| *fleet != plan.fleet) {
-                    warnings
-                        .push(format!("it is for fleet {}; the inventory is of fleet {fleet}", plan.fleet));
-                }
-                inventory.servers
-            }
-            (None, Some(trust)) => {
-                trust.machines().filter_map(|machine| InventoryServer::of(machine)).collect()
-            }
-            (None, None) => Vec::new(),
-        };
-        let assessed = (!servers.is_empty())
-            .then(|| planner::assess(&plan, &servers, self.assumed(&plan), self.daily_s(), start));
-        if assessed.is_none() {
-            warnings.push(
-                "no server is enrolled here: whether it fits was not checked; add --inventory FILE".into(),
-            );
-        }
-        let (assessment, unplannable) = match assessed {
-            None => (None, None),
-            Some(Ok(assessment)) => (Some(assessment), None),
-            Some(Err(error)) => (None, Some(error)),
-        };
-        let feasible = match (&assessment, &unplannable) {
-            (None, None) => None,
-            (Some(assessment), _) => Some(assessment.feasible),
-            (None, Some(_)) => Some(false),
-        };
-        let forecast = match &assessment {
+        let servers = self.assuming.servers(&plan, trust.as_ref(), &mut warnings)?;
+        let fit = self.assuming.fit(&plan, &servers, trust.as_ref(), &mut warnings);
+        let feasible = fit.feasible;
+        let forecast = match &fit.assessment {
             Some(assessment) if self.simulate && assessment.feasible => {
                 self.forecast(&plan, &servers, assessment, &mut warnings)
             }
@@ -178,9 +99,7 @@ impl CheckCommand {
             hash: document.hash(),
             signers,
             ready: complete && feasible != Some(false),
-            feasible,
-            assessment,
-            unplannable,
+            fit,
             forecast,
             message,
             warnings,
@@ -193,7 +112,7 @@ impl CheckCommand {
     /// The trust here. Where an inventory stands in for it, there may be none.
     fn trust(&self, common: &Common) -> Result<Option<TrustState>, Failure> {
         let home = Home::new(&common.home);
-        if self.inventory.is_some() && home.root_versions()?.is_empty() {
+        if self.assuming.inventory.is_some() && home.root_versions()?.is_empty() {
             return Ok(None);
         }
         trust(common).map(Some)
@@ -224,33 +143,6 @@ impl CheckCommand {
             }
         }
     }
-
-    fn assumed(&self, plan: &Plan) -> Assumptions {
-        let seconds = |span: Span| u64::try_from(span.0).unwrap_or(0);
-        let from_plan = Assumptions::of(plan);
-        Assumptions {
-            hold_s: self.hold.map_or(from_plan.hold_s, seconds),
-            rollback_s: seconds(self.rollback),
-            failures_per_10000: self.failures.0,
-            group_soak_s: self.group_soak.map_or(from_plan.group_soak_s, seconds),
-            triage_s: self.triage.map_or(from_plan.triage_s, seconds),
-            ..from_plan
-        }
-    }
-
-    fn daily_s(&self) -> u64 {
-        u64::from(self.hours_per_day) * Calendar::DAY_S / 24
-    }
-}
-
-fn read_inventory(path: &Path) -> Result<Inventory, Failure> {
-    let bytes = files::read_bounded(path, DOCUMENT_BYTES_MAX).map_err(|error| {
-        Failure::from(error).advise("name a file with [[servers]] in it: `plan check --help` shows one")
-    })?;
-    Inventory::parse(&bytes).map_err(|error| {
-        Failure::new(Exit::BadInput, anyhow!("{}: {error}", path.display()))
-            .advise("correct it there; `lunar-coordinator plan check --help` shows an inventory")
-    })
 }
 
 /// Who signed, whether that is enough, and what to do next.
@@ -277,15 +169,12 @@ fn signatures(
 
 fn human(checked: &Checked) -> String {
     let mut text = String::new();
-    if let Some(assessment) = &checked.assessment {
-        text += &format!("{assessment}\n");
+    if checked.fit.feasible.is_some() {
+        text += &format!("{}\n", checked.fit);
     }
     if let Some(forecast) = &checked.forecast {
-        let closed_s = checked.assessment.as_ref().and_then(|assessment| assessment.finish_s);
+        let closed_s = checked.fit.assessment.as_ref().and_then(|assessment| assessment.finish_s);
         text += &format!("{}\n", super::plan_forecast::human(forecast, closed_s));
-    }
-    if let Some(error) = &checked.unplannable {
-        text += &format!("INFEASIBLE: {error}\n\n");
     }
     text += &format!("{}\nplan {}", checked.message, checked.hash);
     for warning in &checked.warnings {
@@ -295,7 +184,7 @@ fn human(checked: &Checked) -> String {
 }
 
 /// What is possible and probably not meant.
-fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan) -> Vec<String> {
+pub(super) fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(trust) = trust {
         if plan.expires < trust.trusted_time(clock::wall()) {
@@ -344,18 +233,4 @@ fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan) -> Vec<Str
         }
     }
     warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentages_are_read_to_the_hundredth_and_no_further() {
-        let read = |text: &str| text.parse::<Percent>().map(|percent| percent.0);
-        assert_eq!(["0", "0.5", "1.25", "100"].map(read), [Ok(0), Ok(50), Ok(125), Ok(10_000)]);
-        for wrong in ["", ".5", "0.001", "100.01", "-1", "half", "1e1", "99999999999999999999"] {
-            assert!(read(wrong).unwrap_err().contains("write 0 to 100"), "{wrong}");
-        }
-    }
 }
