@@ -132,6 +132,21 @@ pub struct PlanArtifact {
     pub from: Vec<Predecessor>,
 }
 
+impl Plan {
+    /// The labels that its programs and probes use, as `${label.NAME}`: a server without them cannot go by it.
+    #[must_use]
+    pub fn labels_used(&self) -> BTreeSet<String> {
+        const BEFORE: &str = "${label.";
+        let texts = [toml::to_string(&self.install), toml::to_string(&self.health)];
+        let mut labels = BTreeSet::new();
+        for text in texts.iter().flatten() {
+            let uses = text.match_indices(BEFORE).map(|(at, _)| &text[at + BEFORE.len()..]);
+            labels.extend(uses.filter_map(|rest| rest.split_once('}')).map(|(label, _)| label.to_owned()));
+        }
+        labels
+    }
+}
+
 impl PlanArtifact {
     /// Whether it may be installed over what runs; `None`: nothing does. Both halves of an agent ask here. Where
     /// `from` lists anything, a server that runs nothing is not one of those that the plan was made for.

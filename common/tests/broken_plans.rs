@@ -181,6 +181,13 @@ fn told(text: &str) -> String {
 }
 
 #[test]
+fn the_labels_that_a_plan_uses_are_those_of_its_programs_and_probes() {
+    let plan = RIGHT.replace("127.0.0.1:8080", "${label.host}:${label.port}");
+    let plan = Plan::parse(plan.as_bytes()).unwrap();
+    assert_eq!(plan.labels_used().into_iter().collect::<Vec<_>>(), ["host", "port", "rack"]);
+}
+
+#[test]
 fn the_plan_that_is_broken_below_is_right() {
     assert_eq!(told(RIGHT), "");
 }

@@ -203,6 +203,17 @@ fn publishing_judges_by_the_same_options_as_the_check_and_passes_its_warnings_on
 }
 
 #[test]
+fn a_label_that_no_server_has_is_told_before_servers_fail_by_it() {
+    let home = Home::founded([7, 8]);
+    let plan = String::from_utf8(wide_plan().body).unwrap().replace(":8080", ":${label.prot}");
+    fs::write(home.path("plans/web-2-1.toml"), plan).unwrap();
+    let said = home.run(&["plan", "check", "web-2"]);
+    let warning =
+        "warning: ${label.prot} is used, and 2 of 2 servers selected have no such label (srv-7, srv-8)";
+    assert!(said.out.contains(warning), "{}{}", said.out, said.err);
+}
+
+#[test]
 fn an_author_who_is_no_key_of_the_trust_root_is_told_before_anyone_signs() {
     let home = Home::founded([7]);
     let plan = String::from_utf8(wide_plan().body).unwrap().replace("\"ann\"", "\"zoe\"");

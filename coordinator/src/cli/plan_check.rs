@@ -183,6 +183,9 @@ fn human(checked: &Checked) -> String {
     text
 }
 
+/// Servers named in one warning.
+const LACK_NAMED: usize = 5;
+
 /// What is possible and probably not meant.
 pub(super) fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -199,6 +202,22 @@ pub(super) fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan)
         if let Some(halt) = trust.halt_in_force(&plan.campaign) {
             warnings
                 .push(format!("a halt is in force ({}): nothing starts until it is resumed", halt.reason));
+        }
+    }
+    for label in plan.labels_used() {
+        let selected: Vec<_> =
+            trust.iter().flat_map(|trust| trust.machines()).filter(|m| plan.select.matches(m)).collect();
+        let lack: Vec<&str> =
+            selected.iter().filter(|m| !m.labels.contains_key(&label)).map(|m| m.server.as_str()).collect();
+        if !lack.is_empty() {
+            let (named, more) = (lack[..lack.len().min(LACK_NAMED)].join(", "), lack.len() > LACK_NAMED);
+            warnings.push(format!(
+                "${{label.{label}}} is used, and {} of {} servers selected have no such label ({named}{}): none of \
+                 them can go by this plan",
+                lack.len(),
+                selected.len(),
+                if more { ", …" } else { "" }
+            ));
         }
     }
     for artifact in &plan.artifacts {
