@@ -161,6 +161,14 @@ pub struct ServerView {
     pub phases: BTreeMap<CampaignId, Phase>,
 }
 
+impl ServerView {
+    /// The campaign that it is in, or else the one that ended last: reports begin with it.
+    #[must_use]
+    pub fn campaign(&self) -> Option<&CampaignStatus> {
+        self.campaigns.first()
+    }
+}
+
 /// Why a server is not upgrading now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {

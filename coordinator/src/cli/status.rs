@@ -130,7 +130,7 @@ fn servers(views: &[ServerView]) -> Table {
     let mut table =
         Table::new(&["server", "site", "tier", "group", "heard", "health", "campaign", "phase", "chunks"]);
     for view in views {
-        let campaign = view.campaigns.last();
+        let campaign = view.campaign();
         table.row([
             view.member.server.to_string(),
             view.member.site.to_string(),

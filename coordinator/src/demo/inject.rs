@@ -78,7 +78,7 @@ pub fn late_comer(fleet: &Fleet) -> Option<&Server> {
 }
 
 fn is_downloading(view: &ServerView) -> bool {
-    view.campaigns.last().is_some_and(|status| status.phase == Phase::Downloading)
+    view.campaign().is_some_and(|status| status.phase == Phase::Downloading)
 }
 
 /// Corrupts the packs of two agents that are done, and starts the one that was kept back. A server that is done
@@ -92,7 +92,7 @@ fn corrupt_packs(
     let is_done = |server: &&Server| {
         servers.iter().any(|view| {
             view.member.server.as_str() == server.id
-                && view.campaigns.last().is_some_and(|status| status.phase == Phase::Complete)
+                && view.campaign().is_some_and(|status| status.phase == Phase::Complete)
         })
     };
     let done: Vec<_> = fleet.servers.iter().filter(is_done).take(VICTIMS).collect();

@@ -37,7 +37,7 @@ impl Progress {
     pub fn update(&mut self, servers: &[ServerView], limits: &[LimitView]) {
         let mut received = BytesBySource::default();
         for view in servers {
-            let Some(status) = view.campaigns.last() else { continue };
+            let Some(status) = view.campaign() else { continue };
             add(&mut received, &status.received);
             let name = view.member.server.to_string();
             let changed = self.phases.insert(name.clone(), status.phase) != Some(status.phase);

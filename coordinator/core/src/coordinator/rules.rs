@@ -454,16 +454,8 @@ fn only_the_enrolled_key_speaks_for_a_server() {
     let from = key(&id("b"));
     rig.core.handle(crate::input::Input::Report { request: RequestId(8), from, report }, rig.now);
     assert!(matches!(answer(&rig.step()), Answer::Invalid { .. }));
-    let release = lunar_common::lease::Release {
-        lease: grant.lease,
-        server: id("a"),
-        campaign: campaign("c"),
-        attempt: grant.attempt,
-        epoch: grant.epoch,
-        fence: grant.fence,
-        outcome: LeaseOutcome::Completed,
-        down_ms: 0,
-    };
+    let release =
+        lunar_common::lease::Release { server: id("a"), ..grant.release(LeaseOutcome::Completed, 0) };
     rig.core.handle(crate::input::Input::Release { request: RequestId(9), from, release }, rig.now);
     assert!(matches!(answer(&rig.step()), Answer::Invalid { .. }));
     assert_eq!(rig.core.state, before);
@@ -944,6 +936,26 @@ fn a_duplicate_or_late_report_changes_nothing_and_transitions_are_kept_once() {
     late.verdict = Verdict::Unhealthy;
     rig.report(late);
     assert_eq!(rig.core.occupancies.why(&id("a")), None);
+}
+
+#[test]
+fn a_server_is_shown_in_the_campaign_that_it_is_in_and_not_in_an_older_one() {
+    let mut rig = Rig::new(&TRIO, wide());
+    let mut report = rig.fresh_report("a");
+    report.campaigns = [("now", Phase::Queued), ("before", Phase::Complete)]
+        .map(|(name, phase)| lunar_common::message::CampaignStatus {
+            campaign: campaign(name),
+            plan: plan_hash(1),
+            attempt: lunar_common::ids::Attempt(1),
+            phase,
+            running: Vec::new(),
+            chunks: (0, 0),
+            received: Default::default(),
+        })
+        .into();
+    rig.report(report);
+    let view = rig.core.server(&id("a"), rig.now).unwrap();
+    assert_eq!(view.campaign().map(|status| &status.campaign), Some(&campaign("now")));
 }
 
 #[test]
