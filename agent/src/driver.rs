@@ -21,7 +21,7 @@ use lunar_host::{clock, supervisor};
 use lunar_transport::mesh::{GossipReceipt, Mesh, MeshEvent, Reply};
 use lunar_transport::trust_gate::TrustGate;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::applier_link::Question;
 use crate::fetch::FetchEvent;
@@ -117,7 +117,7 @@ impl Driver {
         let mut alive_at = watchdog.map(|interval| Instant::now() + interval);
         self.carry_out().await?;
         loop {
-            let deadline = self.node.poll_timeout().map(instant_of);
+            let deadline = self.node.poll_timeout().map(clock::instant_of);
             let look_up_at = self.sources.look_up_at();
             tokio::select! {
                 () = &mut stop => break,
@@ -135,9 +135,9 @@ impl Driver {
                 Some(input) = incoming.inputs.recv() => self.node.handle(input, clock::now()),
                 Some(found) = incoming.found.recv() => self.sources.found(found).await,
                 Some(call) = incoming.local.recv() => self.local_call(call).await,
-                () = sleep_until_some(deadline) => self.node.handle_timeout(clock::now()),
-                () = sleep_until_some(look_up_at) => self.sources.look_up(),
-                () = sleep_until_some(alive_at) => {}
+                () = clock::sleep_until_some(deadline) => self.node.handle_timeout(clock::now()),
+                () = clock::sleep_until_some(look_up_at) => self.sources.look_up(),
+                () = clock::sleep_until_some(alive_at) => {}
             }
             self.carry_out().await?;
             // Fed here, after a whole turn: a loop that is stuck in its work starves the watchdog.
@@ -286,19 +286,6 @@ fn unanswered<T>(what: &str, response: Option<Response>) -> Option<T> {
         None => tracing::debug!("a {what} was not answered"),
     }
     None
-}
-
-/// The runtime's clock does not count suspended time, so a deadline may fire late after a suspend; the core
-/// then sees the true moment and decides by it.
-fn instant_of(moment: lunar_common::time::Moment) -> Instant {
-    Instant::now() + moment.since(clock::moment())
-}
-
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn ended(what: &str) -> Failure {

@@ -13,6 +13,7 @@
 //!
 //! Each `NAME.toml` has its signatures beside it: `NAME.toml.sig`, `NAME.toml.<signer>.sig`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -74,19 +75,8 @@ impl Home {
     /// # Errors
     /// The directory cannot be read.
     pub fn root_versions(&self) -> Result<Vec<u64>, Failure> {
-        let directory = self.0.join("trust");
-        let entries = match std::fs::read_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|error| {
-                Failure::new(
-                    Exit::Environment,
-                    anyhow!(error).context(format!("cannot list {}", directory.display())),
-                )
-            })?,
-        };
         let mut versions = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
+        for name in names(&self.0.join("trust"))? {
             let number = name.to_str().and_then(|name| name.strip_prefix("root-")?.strip_suffix(".toml"));
             // `root-01.toml` would be a second name for the same version.
             versions
@@ -181,23 +171,28 @@ pub fn refused(path: &Path, refusal: Refusal) -> Failure {
 }
 
 fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let is_toml = |name: &OsString| {
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        !hidden && Path::new(name).extension().is_some_and(|extension| extension == "toml")
+    };
+    Ok(names(directory)?.into_iter().filter(is_toml).map(|name| directory.join(name)).collect())
+}
+
+/// The names in a directory, sorted; none if it is not there.
+///
+/// # Errors
+/// It cannot be read.
+pub fn names(directory: &Path) -> Result<Vec<OsString>, Failure> {
+    let failed = |error: std::io::Error| {
+        let what = anyhow!(error).context(format!("cannot list {}", directory.display()));
+        Failure::new(Exit::Environment, what)
+    };
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| {
-            Failure::new(
-                Exit::Environment,
-                anyhow!(error).context(format!("cannot list {}", directory.display())),
-            )
-        })?,
+        other => other.map_err(failed)?,
     };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let hidden = path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".");
-        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
+    let names: Result<Vec<OsString>, _> = entries.map(|entry| entry.map(|entry| entry.file_name())).collect();
+    let mut names = names.map_err(failed)?;
+    names.sort();
+    Ok(names)
 }

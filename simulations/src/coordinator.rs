@@ -16,7 +16,7 @@ use lunar_common::wire::Signed;
 use lunar_coordinator_core::Coordinator;
 use lunar_coordinator_core::config::Config;
 use lunar_coordinator_core::effect::{Answer, Effect};
-use lunar_coordinator_core::event::{EventBody, Evidence};
+use lunar_coordinator_core::event::{EventBody, Evidence, LeaseNews, LeaseStep};
 use lunar_coordinator_core::input::{InForce, Input, RequestId};
 
 use crate::chance::Purpose;
@@ -51,42 +51,35 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     fn apply(&mut self, event: &EventBody) {
-        match event {
-            EventBody::CoordinatorStarted { epoch } => self.epoch = *epoch,
-            EventBody::StateRestored { epoch, fence, .. } => (self.epoch, self.fence) = (*epoch, *fence),
-            EventBody::Granted(granted) => {
-                self.fence = granted.fence;
-                self.held.insert(granted.server.clone(), (granted.lease, granted.epoch, granted.fence));
+        if let EventBody::CoordinatorStarted { epoch } = event {
+            self.epoch = *epoch;
+        }
+        if let EventBody::StateRestored { epoch, fence, .. } = event {
+            (self.epoch, self.fence) = (*epoch, *fence);
+        }
+        if let EventBody::Granted(granted) = event {
+            self.fence = granted.fence;
+        }
+        if let EventBody::Transition { server, transition } = event {
+            let index = transition.index;
+            let wanted = self.audited.insert(server.clone(), index).map_or(0, |last| last + 1);
+            if index < wanted || index > wanted && !self.restored {
+                self.audit_wrong =
+                    Some(format!("transition {index} of {server} came where {wanted} was next"));
             }
-            EventBody::Adopted { server, lease, epoch, fence, .. } => {
-                self.held.insert(server.clone(), (*lease, *epoch, *fence));
-            }
-            EventBody::Released { server, lease, .. } | EventBody::Reaped { server, lease, .. } => {
-                if self.held.get(server).is_some_and(|(held, _, _)| held == lease) {
-                    self.held.remove(server);
+        }
+        if let Some(LeaseNews { server, lease, step }) = event.lease_news() {
+            match step {
+                LeaseStep::Held { epoch, fence } => {
+                    self.held.insert(server.clone(), (lease, epoch, fence));
                 }
-            }
-            EventBody::Transition { server, transition } => {
-                let index = transition.index;
-                let wanted = self.audited.insert(server.clone(), index).map_or(0, |last| last + 1);
-                if index < wanted || index > wanted && !self.restored {
-                    self.audit_wrong =
-                        Some(format!("transition {index} of {server} came where {wanted} was next"));
+                LeaseStep::Over => {
+                    if self.held.get(server).is_some_and(|(held, _, _)| *held == lease) {
+                        self.held.remove(server);
+                    }
                 }
+                LeaseStep::Changed => {}
             }
-            EventBody::Recovered { .. }
-            | EventBody::ServerEnrolled { .. }
-            | EventBody::ServerRevoked { .. }
-            | EventBody::PlanAccepted { .. }
-            | EventBody::Halted { .. }
-            | EventBody::Resumed { .. }
-            | EventBody::Queued { .. }
-            | EventBody::Started { .. }
-            | EventBody::Lost { .. }
-            | EventBody::Found { .. }
-            | EventBody::WrittenOff { .. }
-            | EventBody::ReapSpent { .. }
-            | EventBody::Returned { .. } => {}
         }
     }
 }
@@ -478,26 +471,8 @@ impl World {
 
 /// Whom an event of the log is about, as far as the truth of a server can change with it.
 fn server_of(event: &EventBody) -> Option<&ServerId> {
-    match event {
-        EventBody::Granted(granted) => Some(&granted.server),
-        EventBody::Adopted { server, .. }
-        | EventBody::Released { server, .. }
-        | EventBody::Reaped { server, .. }
-        | EventBody::ServerRevoked { server, .. }
-        | EventBody::Started { server, .. }
-        | EventBody::Lost { server, .. }
-        | EventBody::Found { server, .. } => Some(server),
-        EventBody::CoordinatorStarted { .. }
-        | EventBody::StateRestored { .. }
-        | EventBody::Recovered { .. }
-        | EventBody::ServerEnrolled { .. }
-        | EventBody::PlanAccepted { .. }
-        | EventBody::Halted { .. }
-        | EventBody::Resumed { .. }
-        | EventBody::Queued { .. }
-        | EventBody::WrittenOff { .. }
-        | EventBody::ReapSpent { .. }
-        | EventBody::Returned { .. }
-        | EventBody::Transition { .. } => None,
+    if let EventBody::ServerRevoked { server, .. } = event {
+        return Some(server);
     }
+    event.lease_news().map(|news| news.server)
 }

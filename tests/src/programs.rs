@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use lunar_host::cargo;
 use serde_json::Value;
 
 /// Names a directory in which both programs lie already, and are not to be built.
@@ -54,14 +55,7 @@ fn build() -> PathBuf {
     let profile = directory.file_name().and_then(OsStr::to_str).expect("profiles' names are plain");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // As in the demo: what cargo tells this test of its package makes build scripts of others run again.
-    let told = std::env::vars_os().map(|(name, _)| name).filter(|name| {
-        let name = name.as_encoded_bytes();
-        name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
-    });
-    told.for_each(|name| {
-        command.env_remove(name);
-    });
+    cargo::forget_package(&mut command);
     let built = command
         .args(["build", "--quiet", "--bins", "--package", "lunar-coordinator", "--package", "lunar-agent"])
         .args(["--profile", if profile == "debug" { "dev" } else { profile }, "--target-dir"])

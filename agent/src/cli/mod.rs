@@ -6,7 +6,6 @@
 mod apply;
 mod init;
 mod inject;
-mod output;
 mod run;
 mod status;
 mod verify;
@@ -16,10 +15,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lunar_host::exit::{Exit, Failure};
+use lunar_host::output::{Output, print_failure};
 use lunar_host::telemetry::{self, LogFormat};
 
 use crate::config::{Config, DEFAULT_PATH};
-use output::Output;
 
 /// What every command returns: the exit code, or a failure that carries one.
 type CommandResult = Result<Exit, Failure>;
@@ -84,7 +83,7 @@ pub fn main() -> ExitCode {
     match dispatch(arguments) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            output::print_failure(&failure);
+            print_failure(&failure);
             failure.exit.into()
         }
     }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lunar_common::time::{Moment, Now, WallTime};
 use nix::time::{ClockId, clock_gettime};
+use tokio::time::{Instant, sleep_until};
 
 /// What time it is, both ways.
 #[must_use]
@@ -21,6 +22,21 @@ pub fn moment() -> Moment {
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
     Moment(seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000))
+}
+
+/// When the runtime's clock will show a moment. It does not count suspended time, so a deadline may fire late after a
+/// suspend; who is woken then sees the true moment and decides by it.
+#[must_use]
+pub fn instant_of(at: Moment) -> Instant {
+    Instant::now() + at.since(moment())
+}
+
+/// Waits until then; for ever without one.
+pub async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Seconds since 1970, by the wall clock, right or wrong.

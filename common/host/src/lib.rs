@@ -4,12 +4,14 @@
 //! embedded store. Main invariant: whatever a function here reports as written survives a power cut. Refuses
 //! to decide anything: it only reads and writes.
 
+pub mod cargo;
 pub mod clock;
 pub mod documents;
 pub mod exit;
 pub mod files;
 pub mod keys;
 pub mod lock;
+pub mod output;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

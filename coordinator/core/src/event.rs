@@ -193,6 +193,69 @@ pub enum EventBody {
     },
 }
 
+/// What an event says of a lease: enough to count leases from a log, without the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseNews<'a> {
+    /// Whose lease.
+    pub server: &'a ServerId,
+    /// Which.
+    pub lease: LeaseId,
+    /// What became of it.
+    pub step: LeaseStep,
+}
+
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseStep {
+    /// It takes a slot from here on.
+    Held {
+        /// By which life's numbers.
+        epoch: Epoch,
+        /// Its order among all grants.
+        fence: Fence,
+    },
+    /// It takes its slot as before, for another reason.
+    Changed,
+    /// It takes no slot any more, if it was the one held.
+    Over,
+}
+
+impl EventBody {
+    /// What it says of a lease, if of any.
+    #[must_use]
+    pub fn lease_news(&self) -> Option<LeaseNews<'_>> {
+        let (server, lease, step) = match self {
+            Self::Granted(granted) => {
+                let step = LeaseStep::Held { epoch: granted.epoch, fence: granted.fence };
+                (&granted.server, granted.lease, step)
+            }
+            Self::Adopted { server, lease, epoch, fence, .. } => {
+                (server, *lease, LeaseStep::Held { epoch: *epoch, fence: *fence })
+            }
+            Self::Started { server, lease }
+            | Self::Lost { server, lease, .. }
+            | Self::Found { server, lease, .. } => (server, *lease, LeaseStep::Changed),
+            Self::Released { server, lease, .. } | Self::Reaped { server, lease, .. } => {
+                (server, *lease, LeaseStep::Over)
+            }
+            Self::CoordinatorStarted { .. }
+            | Self::StateRestored { .. }
+            | Self::Recovered { .. }
+            | Self::ServerEnrolled { .. }
+            | Self::ServerRevoked { .. }
+            | Self::PlanAccepted { .. }
+            | Self::Halted { .. }
+            | Self::Resumed { .. }
+            | Self::Queued { .. }
+            | Self::WrittenOff { .. }
+            | Self::ReapSpent { .. }
+            | Self::Returned { .. }
+            | Self::Transition { .. } => return None,
+        };
+        Some(LeaseNews { server, lease, step })
+    }
+}
+
 /// What a lease is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Task {

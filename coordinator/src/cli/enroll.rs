@@ -16,7 +16,8 @@ use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents, keys};
 use serde::Serialize;
 
-use super::signing::{Finish, SignWith, Span, Via, check, text_of, trust, would_write, write_new};
+use super::hand_over::HandOver;
+use super::signing::{Finish, SignWith, Span, check, text_of, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::home::{Home, load, refused};
 
@@ -118,19 +119,8 @@ pub struct RevokeCommand {
     /// Takes a server, or a key, off the list again.
     #[arg(long, value_name = "WHO")]
     reinstate: Vec<String>,
-    /// Its number. Default: one above the list that is here.
-    #[arg(long, value_name = "N")]
-    sequence: Option<u64>,
     #[command(flatten)]
-    with: SignWith,
-    #[command(flatten)]
-    via: Via,
-    /// Writes and signs the list, and hands it to nobody.
-    #[arg(long)]
-    no_publish: bool,
-    /// Shows the list; writes nothing.
-    #[arg(long)]
-    dry_run: bool,
+    hand_over: HandOver,
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -382,7 +372,8 @@ impl RevokeCommand {
                     .advise("see who is with `lunar-coordinator enroll list`"));
             }
         }
-        let sequence = self.sequence.unwrap_or_else(|| trust.next_number(&Counted::Revocation));
+        let hand_over = &self.hand_over;
+        let sequence = hand_over.sequence.unwrap_or_else(|| trust.next_number(&Counted::Revocation));
         let list = Revocation {
             format: 1,
             fleet: trust.fleet().clone(),
@@ -393,25 +384,14 @@ impl RevokeCommand {
         let path = home.documents().join(format!("revocation-{sequence}.toml"));
         let text = text_of(&list)?;
         check::<Revocation>(&path, text.as_bytes())?;
-        if self.dry_run {
+        if hand_over.dry_run {
             would_write(Kind::Revocation, &path, &text).print(common)?;
             return Ok(Exit::Ok);
         }
         // Whose list is whole replaces the one before; a draft that nobody signed may be written again.
         let draft = path.exists() && load(&path, Kind::Revocation)?.signatures.is_empty();
         write_new(&path, &text, draft)?;
-        let finish = Finish {
-            common,
-            trust: &trust,
-            path: &path,
-            kind: Kind::Revocation,
-            sign_command: "repeat the command with a key that may sign a revocation".into(),
-            publish: (!self.no_publish).then_some(&self.via),
-        };
-        let outcome = finish.run(&self.with)?;
-        let complete = outcome.complete;
-        outcome.print(common)?;
-        Ok(if complete { Exit::Ok } else { Exit::NotHeld })
+        hand_over.sign_and_publish(common, &trust, Kind::Revocation, &path)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the making of the small documents that stop and start. Main invariant: a halt is one command, one key,
 //! and needs nobody else: it is written, signed and handed over at once, to an agent if no coordinator is left.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::anyhow;
 use lunar_common::document::{Halt, Kind, Reap, Resume};
@@ -12,11 +12,10 @@ use lunar_common::trust::{Counted, TrustState};
 use lunar_host::clock;
 use lunar_host::exit::{Exit, Failure};
 
-use super::signing::{
-    Finish, Outcome, SignWith, Span, Via, check_kind, text_of, trust, would_write, write_new,
-};
+use super::hand_over::HandOver;
+use super::signing::{Span, text_of, trust};
 use super::{CommandResult, Common};
-use crate::home::{Home, load};
+use crate::home::{Home, names};
 
 /// Stops every start: of one campaign, or of all. What is under way finishes or rolls back.
 #[derive(Debug, clap::Args)]
@@ -30,7 +29,7 @@ pub struct HaltCommand {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    common_half: Half,
+    hand_over: HandOver,
 }
 
 /// Ends the halts of a campaign, or of the whole fleet. Needs the threshold of the resume role.
@@ -51,7 +50,7 @@ pub struct ResumeCommand {
     #[arg(long, default_value = "24h", value_name = "SPAN")]
     expires: Span,
     #[command(flatten)]
-    common_half: Half,
+    hand_over: HandOver,
 }
 
 /// Frees a lost lease, or writes a silent server off, by signed word of somebody who saw what happened.
@@ -69,7 +68,7 @@ pub struct ReapCommand {
     #[arg(long)]
     reason: String,
     #[command(flatten)]
-    common_half: Half,
+    hand_over: HandOver,
 }
 
 /// Of which campaign, or of all.
@@ -94,24 +93,6 @@ impl Scope {
     }
 }
 
-/// What the three share.
-#[derive(Debug, clap::Args)]
-struct Half {
-    /// Its number, if this directory does not know the latest: one above the highest that was ever used.
-    #[arg(long, value_name = "N")]
-    sequence: Option<u64>,
-    #[command(flatten)]
-    with: SignWith,
-    #[command(flatten)]
-    via: Via,
-    /// Writes and signs the file, and hands it to nobody.
-    #[arg(long)]
-    no_publish: bool,
-    /// Shows the document; writes, signs and hands over nothing.
-    #[arg(long)]
-    dry_run: bool,
-}
-
 impl HaltCommand {
     /// Runs it.
     ///
@@ -120,8 +101,8 @@ impl HaltCommand {
     pub fn run(self, common: &Common) -> CommandResult {
         let campaign = self.scope.chosen()?;
         let trust = trust(common)?;
-        let half = &self.common_half;
-        let sequence = half.sequence.map_or_else(|| next_stop(common, &trust, campaign.as_ref()), Ok)?;
+        let hand_over = &self.hand_over;
+        let sequence = hand_over.sequence.map_or_else(|| next_stop(common, &trust, campaign.as_ref()), Ok)?;
         let halt = Halt {
             format: 1,
             fleet: trust.fleet().clone(),
@@ -131,7 +112,7 @@ impl HaltCommand {
             reason: self.reason.clone(),
         };
         let name = format!("halt-{}-{sequence}.toml", scope_name(campaign.as_ref()));
-        half.carry_out(common, &trust, Kind::Halt, &name, &text_of(&halt)?)
+        hand_over.carry_out(common, &trust, Kind::Halt, &name, &text_of(&halt)?)
     }
 }
 
@@ -142,12 +123,12 @@ impl ResumeCommand {
     /// A key, the gate or the other side refused.
     pub fn run(self, common: &Common) -> CommandResult {
         let trust = trust(common)?;
-        let half = &self.common_half;
+        let hand_over = &self.hand_over;
         if let Some(path) = &self.sign {
-            return half.sign_and_publish(common, &trust, Kind::Resume, path);
+            return hand_over.sign_and_publish(common, &trust, Kind::Resume, path);
         }
         let campaign = self.scope.chosen()?;
-        let sequence = half.sequence.map_or_else(|| next_stop(common, &trust, campaign.as_ref()), Ok)?;
+        let sequence = hand_over.sequence.map_or_else(|| next_stop(common, &trust, campaign.as_ref()), Ok)?;
         let issued = clock::wall();
         let resume = Resume {
             format: 1,
@@ -159,7 +140,7 @@ impl ResumeCommand {
             reason: self.reason.clone().unwrap_or_default(),
         };
         let name = format!("resume-{}-{sequence}.toml", scope_name(campaign.as_ref()));
-        half.carry_out(common, &trust, Kind::Resume, &name, &text_of(&resume)?)
+        hand_over.carry_out(common, &trust, Kind::Resume, &name, &text_of(&resume)?)
     }
 }
 
@@ -170,10 +151,10 @@ impl ReapCommand {
     /// A key, the gate or the other side refused.
     pub fn run(self, common: &Common) -> CommandResult {
         let trust = trust(common)?;
-        let half = &self.common_half;
+        let hand_over = &self.hand_over;
         let known = || trust.next_number(&Counted::Reap(self.server.clone()));
         let prefix = format!("reap-{}-", self.server);
-        let sequence = match half.sequence {
+        let sequence = match hand_over.sequence {
             Some(sequence) => sequence,
             None => known().max(highest_name(common, &[&prefix])?.saturating_add(1)),
         };
@@ -186,63 +167,7 @@ impl ReapCommand {
             issued: clock::wall(),
             reason: self.reason.clone(),
         };
-        half.carry_out(common, &trust, Kind::Reap, &format!("{prefix}{sequence}.toml"), &text_of(&reap)?)
-    }
-}
-
-impl Half {
-    fn carry_out(
-        &self,
-        common: &Common,
-        trust: &TrustState,
-        kind: Kind,
-        name: &str,
-        text: &str,
-    ) -> CommandResult {
-        let path = Home::new(&common.home).documents().join(name);
-        check_kind(&path, kind, text.as_bytes())?;
-        if self.dry_run {
-            would_write(kind, &path, text).print(common)?;
-            return Ok(Exit::Ok);
-        }
-        if self.with.is_empty() {
-            return Err(Failure::new(Exit::Usage, anyhow!("no key to sign the {kind} with"))
-                .advise("add --key FILE or --agent NAME"));
-        }
-        write_new(&path, text, false)?;
-        self.sign_and_publish(common, trust, kind, &path).inspect_err(|_| forget_unsigned(&path, kind))
-    }
-
-    fn sign_and_publish(
-        &self,
-        common: &Common,
-        trust: &TrustState,
-        kind: Kind,
-        path: &Path,
-    ) -> CommandResult {
-        let finish = Finish {
-            common,
-            trust,
-            path,
-            kind,
-            sign_command: match kind {
-                Kind::Resume => format!("lunar-coordinator resume --sign {} --key FILE", path.display()),
-                _ => format!("repeat the command with a key that may sign a {kind}"),
-            },
-            publish: (!self.no_publish).then_some(&self.via),
-        };
-        let outcome: Outcome = finish.run(&self.with)?;
-        let complete = outcome.complete;
-        outcome.print(common)?;
-        Ok(if complete { Exit::Ok } else { Exit::NotHeld })
-    }
-}
-
-/// A file that no key signed is of no use, and its number would stay taken.
-fn forget_unsigned(path: &Path, kind: Kind) {
-    if load(path, kind).is_ok_and(|document| document.signatures.is_empty()) {
-        // The failure that led here is the one to tell.
-        let _ = std::fs::remove_file(path);
+        hand_over.carry_out(common, &trust, Kind::Reap, &format!("{prefix}{sequence}.toml"), &text_of(&reap)?)
     }
 }
 
@@ -262,12 +187,7 @@ fn next_stop(common: &Common, trust: &TrustState, campaign: Option<&CampaignId>)
 
 fn highest_name(common: &Common, prefixes: &[&str]) -> Result<u64, Failure> {
     let mut highest = 0;
-    let entries = match std::fs::read_dir(Home::new(&common.home).documents()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        other => other?,
-    };
-    for entry in entries {
-        let name = entry?.file_name();
+    for name in names(&Home::new(&common.home).documents())? {
         let name = name.to_string_lossy();
         for prefix in prefixes {
             let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".toml"));

@@ -7,10 +7,10 @@ mod artifact;
 mod audit;
 mod enroll;
 mod halt;
+mod hand_over;
 mod history;
 mod lease;
 mod origin;
-mod output;
 mod plan;
 mod plan_check;
 mod plan_fit;
@@ -19,6 +19,7 @@ mod plan_text;
 mod serve;
 mod signing;
 mod status;
+mod table;
 mod trust;
 mod watch;
 mod why;
@@ -28,10 +29,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lunar_host::exit::{Exit, Failure};
+use lunar_host::output::print_failure;
 use lunar_host::telemetry::{self, LogFormat};
 
 use crate::demo;
-pub use output::{Output, Table};
+pub use lunar_host::output::Output;
+pub use table::Table;
 
 /// What every command returns: the exit code, or a failure that carries one.
 pub type CommandResult = Result<Exit, Failure>;
@@ -121,7 +124,7 @@ pub fn main() -> ExitCode {
     match run(arguments) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            output::print_failure(&failure);
+            print_failure(&failure);
             failure.exit.into()
         }
     }

@@ -21,7 +21,7 @@ use super::plan_text::{Draft, DraftArtifact};
 use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::catalogue::Catalogue;
-use crate::home::{Home, load};
+use crate::home::{Home, load, names};
 
 /// Writes, checks, signs, publishes and shows campaign plans.
 #[derive(Debug, clap::Subcommand)]
@@ -281,15 +281,11 @@ fn plan_path(home: &Home, campaign: &CampaignId, generation: u64) -> PathBuf {
 
 /// The newest plan of a campaign by its file's name.
 fn newest(home: &Home, campaign: &CampaignId) -> Result<Option<(u64, PathBuf)>, Failure> {
-    let entries = match std::fs::read_dir(home.plans()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
     let prefix = format!("{campaign}-");
     let mut newest = None;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for name in names(&home.plans())? {
+        let path = home.plans().join(&name);
+        let name = name.to_string_lossy();
         let number = name
             .strip_prefix(&prefix)
             .and_then(|rest| rest.strip_suffix(".toml"))

@@ -16,7 +16,7 @@ use lunar_common::ids::{ArtifactId, ProbeName};
 use lunar_common::limits::TierLimits;
 use lunar_common::plan::{LeaseTerms, Plan, Retry, Spread};
 use lunar_host::exit::{Exit, Failure, OrExit};
-use lunar_host::keys;
+use lunar_host::{cargo, keys};
 
 use super::fleet::{ARTIFACT, CAMPAIGN, Fleet, Server};
 use super::operator::Operator;
@@ -102,15 +102,7 @@ fn agent_program() -> Result<PathBuf, Failure> {
         // shared dependencies, and compile those once more.
         command.args(["build", "--quiet", "--workspace", "--bin", "lunar-agent"]);
         command.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
-        // What `cargo run` says of this package to it: build scripts that look at such variables (ring's does) would
-        // run again, and everything above them be compiled once more.
-        let told = std::env::vars_os().map(|(name, _)| name).filter(|name| {
-            let name = name.as_encoded_bytes();
-            name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
-        });
-        told.for_each(|name| {
-            command.env_remove(name);
-        });
+        cargo::forget_package(&mut command);
         let status = command.status()?;
         if !status.success() {
             return Err(Failure::new(Exit::Environment, anyhow!("lunar-agent could not be built: {status}")));

@@ -4,14 +4,14 @@
 //! servers' disks, their services' answers, the event log – and never from a command's exit code; an
 //! expectation without evidence does not hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use indicatif::HumanBytes;
-use lunar_common::ids::ServerId;
+use lunar_common::ids::{LeaseId, ServerId};
 use lunar_common::lease::{LeaseOutcome, LimitScope};
 use lunar_common::message::BytesBySource;
-use lunar_coordinator_core::event::{EventBody, Evidence, LimitTable, Member};
+use lunar_coordinator_core::event::{EventBody, Evidence, LeaseNews, LeaseStep, LimitTable, Member};
 use serde::Serialize;
 
 use super::progress::add;
@@ -113,35 +113,26 @@ pub fn outcomes(events: &[EventView]) -> BTreeMap<ServerId, (LeaseOutcome, u64)>
 pub fn down_at_once(events: &[EventView]) -> Vec<DownAtOnce> {
     let mut members: BTreeMap<&ServerId, &Member> = BTreeMap::new();
     let mut limits: Option<&LimitTable> = None;
-    let mut holding: BTreeSet<&ServerId> = BTreeSet::new();
+    let mut holding: BTreeMap<&ServerId, LeaseId> = BTreeMap::new();
     let mut most: BTreeMap<LimitScope, u32> = BTreeMap::new();
     for event in events {
-        match &event.event {
-            EventBody::ServerEnrolled { member } => drop(members.insert(&member.server, member)),
-            EventBody::PlanAccepted { terms, .. } => limits = Some(&terms.limits),
-            EventBody::Granted(lease) => drop(holding.insert(&lease.server)),
-            EventBody::Adopted { server, .. } => drop(holding.insert(server)),
-            EventBody::Released { server, .. } | EventBody::Reaped { server, .. } => {
-                holding.remove(server);
+        if let EventBody::ServerEnrolled { member } = &event.event {
+            members.insert(&member.server, member);
+        }
+        if let EventBody::PlanAccepted { terms, .. } = &event.event {
+            limits = Some(&terms.limits);
+        }
+        if let Some(LeaseNews { server, lease, step }) = event.event.lease_news() {
+            match step {
+                LeaseStep::Held { .. } => drop(holding.insert(server, lease)),
+                // A late word on an earlier lease says nothing of the one that is held.
+                LeaseStep::Over if holding.get(server) == Some(&lease) => drop(holding.remove(server)),
+                LeaseStep::Over | LeaseStep::Changed => {}
             }
-            EventBody::CoordinatorStarted { .. }
-            | EventBody::StateRestored { .. }
-            | EventBody::Recovered { .. }
-            | EventBody::ServerRevoked { .. }
-            | EventBody::Halted { .. }
-            | EventBody::Resumed { .. }
-            | EventBody::Queued { .. }
-            | EventBody::Started { .. }
-            | EventBody::Lost { .. }
-            | EventBody::Found { .. }
-            | EventBody::WrittenOff { .. }
-            | EventBody::ReapSpent { .. }
-            | EventBody::Returned { .. }
-            | EventBody::Transition { .. } => {}
         }
         let mut now: BTreeMap<LimitScope, u32> = BTreeMap::new();
         for scope in
-            holding.iter().filter_map(|server| members.get(server)).flat_map(|member| member.scopes())
+            holding.keys().filter_map(|server| members.get(server)).flat_map(|member| member.scopes())
         {
             *now.entry(scope).or_default() += 1;
         }
@@ -328,6 +319,6 @@ mod tests {
         "#;
         let plan: lunar_common::plan::Plan = toml::from_str(text).unwrap();
         let terms = lunar_coordinator_core::event::Terms::of(&plan, DocumentHash([0; 32]));
-        view(EventBody::PlanAccepted { terms, signers: BTreeSet::new() })
+        view(EventBody::PlanAccepted { terms, signers: Default::default() })
     }
 }

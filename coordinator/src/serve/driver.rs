@@ -14,7 +14,7 @@ use lunar_common::document::{Document, Kind, Reap, SignedDocument, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
 use lunar_common::message::{Gossip, Request, Response};
-use lunar_common::time::{Moment, Now};
+use lunar_common::time::Now;
 use lunar_common::trust::{Accepted, Refusal, TrustState};
 use lunar_common::wire::{self, Signed, SignedMessage};
 use lunar_coordinator_core::Coordinator;
@@ -150,7 +150,7 @@ impl Driver {
             while let Ok(released) = incoming.released.try_recv() {
                 release(released, &outbox, &mut is_ready)?;
             }
-            let deadline = self.core.poll_timeout().map(instant_of);
+            let deadline = self.core.poll_timeout().map(clock::instant_of);
             tokio::select! {
                 () = &mut stop => break,
                 // A failed commit closes the committer's ends too; this names the cause.
@@ -164,7 +164,7 @@ impl Driver {
                 },
                 Some(ask) = incoming.asks.recv() => self.asked(ask),
                 Some(document) = incoming.found.recv() => self.take_in(&document, Source::Nobody),
-                () = sleep_until_some(deadline) => {
+                () = clock::sleep_until_some(deadline) => {
                     let now = self.now();
                     self.core.handle_timeout(now);
                 }
@@ -172,7 +172,7 @@ impl Driver {
                     self.look_for_enrolments();
                     look_at = Instant::now() + LOOK_EVERY;
                 }
-                () = sleep_until_some(alive_at) => {}
+                () = clock::sleep_until_some(alive_at) => {}
             }
             self.hand_in().await?;
             // Fed here, after a whole turn: a loop that is stuck in its work starves the watchdog.
@@ -480,19 +480,6 @@ fn release(
 
 fn changed_at(folder: &std::path::Path) -> Option<SystemTime> {
     std::fs::metadata(folder).and_then(|metadata| metadata.modified()).ok()
-}
-
-/// The runtime's clock does not count suspended time, so a deadline may fire late after a suspend; the core
-/// then sees the true moment and decides by it.
-fn instant_of(moment: Moment) -> Instant {
-    Instant::now() + moment.since(clock::moment())
-}
-
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn ended(what: &str) -> Failure {

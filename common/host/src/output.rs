@@ -1,16 +1,17 @@
 //! How answers and failures are printed.
 //!
-//! Owns the two output formats. Main invariant: with `--output json`, standard output is one JSON value and
-//! nothing else.
+//! Owns the two output formats. Main invariant: with `--output json`, standard output is one JSON value (or one a
+//! line, where a command says so) and nothing else.
 
 use std::io::Write;
 
-use lunar_host::exit::{Exit, Failure};
 use serde::Serialize;
+
+use crate::exit::{Exit, Failure};
 
 /// How answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub(super) enum Output {
+pub enum Output {
     /// For people.
     #[default]
     Human,
@@ -20,11 +21,10 @@ pub(super) enum Output {
 
 impl Output {
     /// Prints a value as JSON, or by `human`.
-    pub(super) fn print<T: Serialize>(
-        self,
-        value: &T,
-        human: impl FnOnce(&T) -> String,
-    ) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// A closed or full standard output.
+    pub fn print<T: Serialize>(self, value: &T, human: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         let text = match self {
             Self::Json => serde_json::to_string_pretty(value).map_err(|e| Failure::new(Exit::Internal, e))?,
             Self::Human => human(value),
@@ -39,7 +39,7 @@ impl Output {
 }
 
 /// Tells a person what went wrong, where and what next.
-pub(super) fn print_failure(failure: &Failure) {
+pub fn print_failure(failure: &Failure) {
     let mut err = std::io::stderr().lock();
     // Nothing can be done about a standard error that is closed.
     let _ = writeln!(err, "error: {failure}");
