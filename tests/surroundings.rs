@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use lunar_tests::{Ended, Fleet, Part, programs, run, wait_until};
+use lunar_tests::{CAMPAIGN, Ended, Fleet, Part, SmallDisk, programs, run, wait_for, wait_until};
 
 /// Starts at once, and tries again soon and often.
 const AGAIN_AND_AGAIN: &[(&str, &str)] = &[
@@ -76,6 +76,43 @@ fn an_applier_on_a_full_disk_stops_and_names_its_store_and_the_server_stays_up_u
 
     assert_eq!(events.outcomes(server).last().unwrap(), "completed");
     assert_eq!(fleet.version_on(server), "2.0");
+    fleet.check_audit();
+}
+
+#[test]
+fn an_applier_out_of_room_under_its_lease_ends_on_the_old_version_and_gives_the_lease_back() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    let Some(disk) = SmallDisk::at(&fleet.of(server, "srv/web")) else { return };
+    fleet.replan(&[("window_s = 4", "window_s = 0"), ("jitter_s = 1", "jitter_s = 0")]);
+    let part = Part::Applier(server.clone());
+    let crashed = fleet.crash(&part);
+    fleet.restart(&part, &disk.under(&crashed, "size=64m,nr_inodes=1000"));
+    let applier = wait_for("the applier to be up", || fleet.find(&part));
+    // Without a coordinator it unpacks, and waits for a lease.
+    let coordinator = fleet.crash(&Part::Coordinator);
+    let plan = fleet.home().join(format!("plans/{CAMPAIGN}-1.toml")).display().to_string();
+    let via = format!("unix:{}", fleet.of(server, "run/agent.sock").display());
+    let published = fleet.operator(&["plan", "publish", &plan, "--via", &via]);
+    assert_eq!(published.code, 0, "{}", published.err);
+    wait_until("the new version to be unpacked", || {
+        fleet.status_of(server).is_some_and(|status| status["node"]["active"]["phase"] == "queued")
+    });
+    // Not one name is left: the new link cannot be made.
+    let filled =
+        disk.inside(&applier, "mkdir \"$0/fill\"; n=0; while : > \"$0/fill/$n\"; do n=$((n+1)); done");
+    assert!(filled.err.contains("No space left on device"), "{}", filled.err);
+
+    fleet.restart(&Part::Coordinator, &coordinator);
+    let events = fleet.wait_until_over(fleet.servers());
+
+    let outcome = events.outcomes(server).last().unwrap().to_string();
+    assert!(outcome.contains("rolled-back") && outcome.contains("No space left on device"), "{outcome}");
+    assert!(outcome.contains("srv/web/.current.next"), "where: {outcome}");
+    assert_eq!(fleet.served_version(server).as_deref(), Some("1.0"));
+    let link = disk.inside(&applier, "cat \"$0/current/version\"");
+    assert_eq!(link.out.trim(), "1.0", "{}", link.err);
+    assert_eq!(fleet.ask(&["lease", "list"]).as_array().unwrap().len(), 0);
     fleet.check_audit();
 }
 

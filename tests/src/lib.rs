@@ -9,12 +9,14 @@ mod fleet;
 mod process;
 mod programs;
 mod release;
+mod small_disk;
 
 use std::time::{Duration, Instant};
 
 pub use fleet::{CAMPAIGN, Events, Fleet, Part};
 pub use process::{Crashed, Process};
 pub use programs::{Ended, Programs, programs, run};
+pub use small_disk::SmallDisk;
 
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(25);

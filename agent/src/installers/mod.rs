@@ -9,6 +9,7 @@ pub(crate) mod disk;
 pub mod release;
 mod restart;
 
+use std::io;
 use std::sync::Arc;
 
 use lunar_agent_core::applier::effect::Step;
@@ -54,10 +55,21 @@ impl Installer {
             Step::Restart { .. } => Ok(()),
         });
         match done.await {
-            Ok(result) => result.map_err(|error| chain(&error)),
+            Ok(result) => result.map_err(|error| told(&error)),
             Err(panic) => Err(format!("a mistake in this program: {panic}")),
         }
     }
+}
+
+/// What failed, why, and where a person can help, what to do.
+fn told(error: &ReleaseError) -> String {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let out_of_room = causes.any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    });
+    let next = if out_of_room { "; make room there: bytes (df) or names (df -i)" } else { "" };
+    chain(error) + next
 }
 
 /// An error with its causes, on one line.
