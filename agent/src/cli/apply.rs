@@ -12,17 +12,17 @@ use crate::applier;
 
 /// Runs the applier: installs what signed plans say, and rolls back by itself unless told to keep it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  lunar-agent apply --config /etc/lunar-agent/applier.toml\n\n\
+#[command(after_help = "Example:\n  lunar-agent apply --applier-config /etc/lunar-applier/applier.toml\n\n\
     Keys of the configuration: root, state, packs, trust_root, enrolment, and, if need be, socket, allowed_uid.")]
 pub(super) struct ApplyCommand {
     /// The applier's own configuration, where `--config` means something else (in a wrapper that sets it for
-    /// both halves).
+    /// both halves) [default: /etc/lunar-applier/applier.toml]
     #[arg(long, env = "LUNAR_APPLIER_CONFIG", value_name = "FILE")]
     applier_config: Option<PathBuf>,
 }
 
 /// Where the applier's configuration is, unless the command line says otherwise.
-const DEFAULT_PATH: &str = "/etc/lunar-agent/applier.toml";
+const DEFAULT_PATH: &str = "/etc/lunar-applier/applier.toml";
 
 impl ApplyCommand {
     pub(super) fn run(self, common: &Common) -> CommandResult {

@@ -340,7 +340,8 @@ fn list(common: &Common) -> CommandResult {
                     machine.tier.to_string(),
                     machine.service.to_string(),
                     machine.group.as_ref().map_or("-".to_owned(), ToString::to_string),
-                    format!("{:.16}", machine.key),
+                    // Whole: configurations name machines by it.
+                    machine.key.to_string(),
                     member,
                 ]),
                 None => table.row(

@@ -3,7 +3,7 @@
 //! Owns the loop that asks for news. Main invariant: every event is shown once and in order, because each
 //! question names the last index that was shown.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use lunar_common::ids::LogIndex;
@@ -53,6 +53,10 @@ impl WatchCommand {
             Some(index) => index,
             None => newest(client).await?,
         };
+        if std::io::stderr().is_terminal() {
+            // Where nothing happens, nothing is shown: say that this is meant.
+            let _ = writeln!(std::io::stderr(), "what happens from event {next} on; Ctrl-C ends");
+        }
         loop {
             let events: Vec<EventView> =
                 client.get(&format!("/events?since={next}&limit={EVENTS_PER_PAGE}")).await?;

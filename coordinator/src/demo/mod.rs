@@ -409,7 +409,10 @@ impl Demo {
         expectations.push(Expectation::new(
             "no process ended by itself",
             ended.is_empty(),
-            ended.iter().map(|(name, status)| format!("{name}: {status}")).collect::<Vec<_>>().join(", "),
+            match ended.as_slice() {
+                [] => "none did".to_owned(),
+                some => some.iter().map(|(name, status)| format!("{name}: {status}")).collect::<Vec<_>>().join(", "),
+            },
         ));
         Ok(())
     }
