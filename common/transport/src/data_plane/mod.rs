@@ -15,6 +15,8 @@ mod link;
 pub mod protocol;
 mod serve;
 mod shaper;
+#[cfg(test)]
+mod tests;
 
 pub use config::{DataPlaneConfig, Distance, PlaneLimits};
 pub use endpoint::{BindError, ConnectError, DataPlane};
