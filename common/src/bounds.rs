@@ -104,3 +104,6 @@ pub const PLAN_DURATION_S_MAX: u32 = 31 * 24 * 60 * 60;
 
 /// Most arguments of one command in a plan.
 pub const COMMAND_ARGUMENTS_MAX: usize = 128;
+
+/// Most stages in one plan: one a site, tier and pool of a large fleet.
+pub const STAGES_MAX: usize = 64;

@@ -120,6 +120,8 @@ name_id! {
     Version;
     /// A health probe's name in its plan.
     ProbeName;
+    /// A stage's name in its plan.
+    StageName;
 }
 
 macro_rules! bytes_id {

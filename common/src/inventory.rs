@@ -15,6 +15,7 @@
 //! cluster_size = 50       # air-c1 … air-c40; or `cluster = "life"`; default: main
 //! group_size = 4          # redundancy groups air-g1 … air-g500; or `group = "…"`; default: none
 //! service = "air"         # default: the name
+//! labels = { pool = "staging" }   # default: none
 //!
 //! [[servers]]             # without `count`: this one server
 //! name = "srv-07"
@@ -22,7 +23,7 @@
 //! site = "base"
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,9 @@ pub struct InventoryServer {
     pub service: ServiceId,
     /// Its redundancy group.
     pub group: Option<GroupId>,
+    /// Anything else that plans may select by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl InventoryServer {
@@ -72,6 +76,7 @@ impl InventoryServer {
             cluster: machine.cluster.clone(),
             service: machine.service.clone(),
             group: machine.group.clone(),
+            labels: machine.labels.clone(),
         })
     }
 
@@ -124,6 +129,8 @@ struct Block {
     service: Option<ServiceId>,
     group: Option<GroupId>,
     group_size: Option<Spanned<usize>>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 impl Inventory {
@@ -222,6 +229,7 @@ impl Block {
                     cluster: cluster.map_err(id)?,
                     service: self.service.clone().map_or_else(|| ServiceId::new(name).map_err(id), Ok)?,
                     group,
+                    labels: self.labels.clone(),
                 })
             })
             .collect()

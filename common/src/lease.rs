@@ -8,9 +8,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
+use crate::gate::{Demand, Evidence};
 use crate::health::Verdict;
 use crate::ids::{
-    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, ServerId, SiteId,
+    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, ServerId, SiteId, StageName,
 };
 use crate::limits::Tier;
 use crate::phase::Phase;
@@ -252,6 +253,28 @@ pub enum WaitReason {
     },
     /// No campaign selects it.
     NoCampaign,
+    /// A stage that comes before its own has not shown enough.
+    Gate {
+        /// Its own stage.
+        stage: StageName,
+        /// The stage whose gate is shut.
+        before: StageName,
+        /// What that one must show.
+        demand: Demand,
+        /// What it has shown.
+        evidence: Evidence,
+    },
+    /// The wave of its stage is full: the next one begins when all of this one have ended.
+    Wave {
+        /// Its stage.
+        stage: StageName,
+        /// Attempts that the wave allows.
+        size: u32,
+        /// Attempts of which it is not known yet how they ended.
+        unknown: u32,
+    },
+    /// The plan has stages, and none of them selects it.
+    NoStage,
 }
 
 /// A server that takes a slot, and why.

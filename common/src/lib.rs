@@ -7,6 +7,7 @@
 pub mod bounds;
 pub mod document;
 pub mod enrolment;
+pub mod gate;
 pub mod have_set;
 pub mod health;
 pub mod ids;

@@ -5,18 +5,21 @@
 //! the coordinator's planner's business.
 
 mod check;
+mod stage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use stage::Stage;
 
 pub use crate::document::Problem as PlanProblem;
 use crate::enrolment::Enrolment;
 use crate::health::Probe;
 use crate::ids::{
-    ArtifactId, ArtifactName, CampaignId, ClusterId, FleetId, Generation, KeyName, ServerId, ServiceId,
-    SiteId, Version,
+    ArtifactId, ArtifactName, CampaignId, ClusterId, FleetId, Generation, GroupId, KeyName, ServerId,
+    ServiceId, SiteId, Version,
 };
 use crate::inventory::InventoryServer;
 use crate::limits::{Limits, Tier};
@@ -65,6 +68,9 @@ pub struct Plan {
     /// How failures are tried again.
     #[serde(default)]
     pub retry: Retry,
+    /// Who goes first, and what must be shown before the others follow. Empty: everyone at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
 }
 
 /// Which servers a plan is for: those that match every list that is not empty, and are not in `except`.
@@ -83,6 +89,12 @@ pub struct Select {
     /// Services.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub services: BTreeSet<ServiceId>,
+    /// Redundancy groups.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<GroupId>,
+    /// Labels: each with the values of which the server's must be one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, BTreeSet<String>>,
     /// Servers by name.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub servers: BTreeSet<ServerId>,
@@ -108,9 +120,18 @@ impl Select {
             && listed(&self.sites, &server.site)
             && listed(&self.clusters, &server.cluster)
             && listed(&self.services, &server.service)
+            && (self.groups.is_empty()
+                || server.group.as_ref().is_some_and(|group| self.groups.contains(group)))
+            && labels_match(&self.labels, &server.labels)
             && listed(&self.servers, &server.server)
             && !self.except.contains(&server.server)
     }
+}
+
+/// Whether a machine's labels have, for each name wanted, one of the values wanted.
+#[must_use]
+pub fn labels_match(wanted: &BTreeMap<String, BTreeSet<String>>, labels: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, values)| labels.get(name).is_some_and(|value| values.contains(value)))
 }
 
 /// One artifact of a plan.

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Hook, Install, Plan, PlanArtifact, Restart};
+use super::{Hook, Install, Plan, PlanArtifact, Restart, Select};
 use crate::bounds::{
-    ARTIFACT_BYTES_MAX, ARTIFACTS_PER_PLAN_MAX, COMMAND_ARGUMENTS_MAX, FROM_PER_ARTIFACT_MAX,
+    ARTIFACT_BYTES_MAX, ARTIFACTS_PER_PLAN_MAX, COMMAND_ARGUMENTS_MAX, FROM_PER_ARTIFACT_MAX, LABELS_MAX,
     MANIFEST_BYTES_MAX, PLAN_DURATION_S_MAX, PROBES_MAX, TEXT_BYTES_MAX,
 };
 use crate::document::{Document, Kind, Problem, check_expiry, check_head, check_text};
@@ -40,28 +40,28 @@ impl Document for Plan {
 }
 
 /// Collects problems under one dotted key.
-struct Under<'a> {
+pub(super) struct Under<'a> {
     problems: &'a mut Vec<Problem>,
-    at: String,
+    pub(super) at: String,
 }
 
 impl<'a> Under<'a> {
-    fn at(at: &str, problems: &'a mut Vec<Problem>) -> Self {
+    pub(super) fn at(at: &str, problems: &'a mut Vec<Problem>) -> Self {
         Self { problems, at: at.to_owned() }
     }
 
-    fn say(&mut self, key: &str, problem: impl Into<String>) {
+    pub(super) fn say(&mut self, key: &str, problem: impl Into<String>) {
         let dot = if self.at.is_empty() || key.is_empty() { "" } else { "." };
         self.problems.push(Problem::new(format!("{}{dot}{key}", self.at), problem));
     }
 
-    fn at_most(&mut self, key: &str, found: usize, most: usize) {
+    pub(super) fn at_most(&mut self, key: &str, found: usize, most: usize) {
         if found > most {
             self.say(key, format!("has {found} entries; at most {most}"));
         }
     }
 
-    fn seconds(&mut self, key: &str, found: u32, least: u32, most: u32) {
+    pub(super) fn seconds(&mut self, key: &str, found: u32, least: u32, most: u32) {
         if found < least || found > most {
             self.say(key, format!("{found} s is out of range: write {least} to {most}"));
         }
@@ -122,13 +122,12 @@ impl Plan {
         self.check_lease(&mut Under::at("lease", &mut problems));
         self.check_health(&mut Under::at("health", &mut problems));
         self.check_pace(&mut Under::at("", &mut problems));
+        super::stage::check(&self.stages, &mut Under::at("stages", &mut problems));
         problems
     }
 
     fn check_select(&self, under: &mut Under<'_>) {
-        for server in self.select.except.intersection(&self.select.servers) {
-            under.say("except", format!("{server} is in select.servers too: remove it from one of them"));
-        }
+        check_select(under, &self.select);
     }
 
     fn check_artifacts(&self, under: &mut Under<'_>) {
@@ -262,6 +261,26 @@ impl Plan {
         under.seconds("retry.cap_s", retry.cap_s, 1, PLAN_DURATION_S_MAX);
         if retry.cap_s < retry.base_s {
             under.say("retry.cap_s", format!("{} s is below base_s ({} s)", retry.cap_s, retry.base_s));
+        }
+    }
+}
+
+/// A selector: no server both in and out, and labels that a server could have.
+pub(super) fn check_select(under: &mut Under<'_>, select: &Select) {
+    for server in select.except.intersection(&select.servers) {
+        let problem = format!("{server} is in {}.servers too: remove it from one of them", under.at);
+        under.say("except", problem);
+    }
+    under.at_most("labels", select.labels.len(), LABELS_MAX);
+    for (name, values) in select.labels.iter().take(LABELS_MAX) {
+        if !is_label_name(name) {
+            under.say(
+                "labels",
+                format!("{name:?} is no label: one has 1 to 64 of a-z, A-Z, 0-9, '-' and '_'"),
+            );
+        }
+        if values.is_empty() {
+            under.say("labels", format!("{name} lists no value: no server could match"));
         }
     }
 }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::enrolment::{Enrolment, Role};
+use lunar_common::gate::{Demand, Evidence as Shown};
 use lunar_common::ids::{
     ArtifactId, Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, Generation, GroupId, KeyName,
-    LeaseId, PeerKey, Sequence, ServerId, ServiceId, SiteId,
+    LeaseId, PeerKey, Sequence, ServerId, ServiceId, SiteId, StageName,
 };
 use lunar_common::lease::{LeaseOutcome, LeaseState, LimitScope};
 use lunar_common::limits::{Limits, PlaceLimits, Tier};
@@ -17,6 +18,8 @@ use lunar_common::message::Transition;
 use lunar_common::plan::{Plan, Select};
 use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
+
+use crate::campaign::rules::{Labels, Rules};
 
 /// Largest encoding of an event in bytes: a plan that names 10,000 servers.
 pub const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -191,6 +194,58 @@ pub enum EventBody {
         /// The change.
         transition: Transition,
     },
+    /// What a plan says of the order of its servers. Comes before the plan's own event, so that no plan is ever in
+    /// force without its rules.
+    PlanRules {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The rules.
+        rules: Rules,
+    },
+    /// A machine's labels, where they are not what they were. Comes before its enrolment's own event.
+    Labelled {
+        /// Which.
+        server: ServerId,
+        /// All of them.
+        labels: Labels,
+    },
+    /// A server runs a plan's version, by its own report, and no release has said so.
+    Arrived {
+        /// Which.
+        server: ServerId,
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+    },
+    /// All that a stage's gate asks for, but for the time, was met for so long.
+    Soaked {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The stage's place in the plan.
+        stage: u16,
+        /// Milliseconds in all; 0: it was not met any more.
+        soaked_ms: u64,
+    },
+    /// A stage has shown what its gate asks for: the stages after it may begin.
+    GateOpened {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The stage's place in the plan.
+        stage: u16,
+        /// Its name.
+        name: StageName,
+        /// What was asked for.
+        demand: Demand,
+        /// What was shown.
+        evidence: Shown,
+    },
 }
 
 /// What an event says of a lease: enough to count leases from a log, without the ledger.
@@ -250,7 +305,12 @@ impl EventBody {
             | Self::WrittenOff { .. }
             | Self::ReapSpent { .. }
             | Self::Returned { .. }
-            | Self::Transition { .. } => return None,
+            | Self::Transition { .. }
+            | Self::PlanRules { .. }
+            | Self::Labelled { .. }
+            | Self::Arrived { .. }
+            | Self::Soaked { .. }
+            | Self::GateOpened { .. } => return None,
         };
         Some(LeaseNews { server, lease, step })
     }

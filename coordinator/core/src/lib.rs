@@ -4,6 +4,7 @@
 //! durable state is the fold of the event log, so a coordinator killed at any instant comes back knowing every
 //! permission it ever gave. Refuses to sign, send, store or look at a clock: the shell does that.
 
+pub mod campaign;
 pub mod config;
 pub mod coordinator;
 pub mod effect;

@@ -7,6 +7,7 @@
 
 pub mod arithmetic;
 mod contradictions;
+mod stages;
 mod words;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use serde::Serialize;
 
 use arithmetic::Demand;
 pub use arithmetic::{Assumptions, Calendar};
+pub use stages::StageRow;
 
 use crate::event::LimitTable;
+use stages::Staged;
 
 impl Assumptions {
     /// From a plan: the time its service may take to settle, the soak, and a minute for draining, switching
@@ -67,6 +70,10 @@ pub struct Assessment {
     pub contradictions: Vec<String>,
     /// Servers expected to fail and roll back.
     pub failures: u64,
+    /// The stages, in the plan's order; none: everyone starts at once.
+    pub stages: Vec<StageRow>,
+    /// What in the stages keeps servers from ever starting.
+    pub stuck: Vec<String>,
 }
 
 /// The servers that one limit counts, and what its slots can do for them.
@@ -195,14 +202,21 @@ pub fn assess(
     let mut contradictions = contradictions::of_select(&plan.select, servers);
     contradictions.extend(contradictions::of_limits(plan, &limits, &fleet, &shares));
     let short = fleet.short(&shares, &assumed, calendar);
+    let staged = stages::staged(plan, &selected, &limits, &assumed, calendar);
+    let finish_s = match &staged {
+        Some(staged) => staged.finish_s,
+        None => slowest.and_then(|share| share.finish_s),
+    };
+    let Staged { rows: stages, stuck, .. } = staged.unwrap_or_default();
+    let in_time = stages.is_empty() || finish_s.is_some_and(|finish_s| finish_s <= window_s);
     Ok(Assessment {
-        feasible: short.is_empty(),
+        feasible: short.is_empty() && stuck.is_empty() && in_time,
         start,
         expires: plan.expires,
         calendar,
         assumed,
         servers: count(selected.len()),
-        finish_s: slowest.and_then(|share| share.finish_s),
+        finish_s,
         binding: fleet.binding(slowest),
         rows: shares
             .iter()
@@ -212,6 +226,8 @@ pub fn assess(
         short,
         contradictions,
         failures: assumed.failures(count(selected.len())),
+        stages,
+        stuck,
     })
 }
 

@@ -4,7 +4,7 @@
 //! depends on the event and on the events before it only: neither on a clock nor on who is connected.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{
@@ -15,6 +15,8 @@ use lunar_common::phase::Phase;
 use lunar_common::plan::LeaseTerms;
 use lunar_common::time::millis;
 
+use crate::campaign::rules::{Labels, Picks, Rules};
+use crate::campaign::stage::{Candidate, Ending, Stages};
 use crate::event::{EventBody, Evidence, Member, Task, Terms};
 use crate::ledger::lease::Lease;
 use crate::view::OutcomeCounts;
@@ -30,6 +32,10 @@ pub(crate) struct State {
     pub(crate) servers: BTreeMap<ServerId, Server>,
     pub(crate) keys: BTreeMap<PeerKey, ServerId>,
     pub(crate) campaigns: BTreeMap<CampaignId, Campaign>,
+    /// Rules of plans that come with the next event of their campaign.
+    pub(crate) rules_next: BTreeMap<CampaignId, (DocumentHash, Rules)>,
+    /// Labels of the machines that have any.
+    pub(crate) labels: BTreeMap<ServerId, Arc<Labels>>,
     /// Halts in force by scope; `None`: every campaign.
     pub(crate) halts: BTreeMap<Option<CampaignId>, Halted>,
     /// The highest sequence resumed, by scope.
@@ -53,6 +59,9 @@ pub(crate) struct Halted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Campaign {
     pub(crate) terms: Arc<Terms>,
+    pub(crate) picks: Arc<Picks>,
+    /// `None`: everyone may start at once.
+    pub(crate) stages: Option<Stages>,
     pub(crate) outcomes: OutcomeCounts,
 }
 
@@ -117,6 +126,12 @@ impl State {
         self.keys.get(key).and_then(|server| self.servers.get(server)).filter(|server| !server.revoked)
     }
 
+    /// Whether a plan in force selects a server.
+    pub(crate) fn selects(&self, campaign: &Campaign, member: &Member) -> bool {
+        campaign.terms.select.matches(member)
+            && campaign.picks.matches(member, self.labels.get(&member.server).unwrap_or(&NO_LABELS))
+    }
+
     /// The halt that stops a campaign: its own, or the one for all.
     pub(crate) fn halt(&self, campaign: &CampaignId) -> Option<(Option<CampaignId>, &Halted)> {
         let own = Some(campaign.clone());
@@ -146,6 +161,7 @@ impl State {
                 let record = self.server_mut(server);
                 record.revoked = true;
                 record.progress.values_mut().for_each(|progress| progress.queued = None);
+                self.each_stages(|stages| stages.remove(server));
             }
             EventBody::PlanAccepted { terms, signers: _ } => self.accept(terms),
             EventBody::Halted { campaign, sequence, reason, signers: _ } => {
@@ -163,6 +179,7 @@ impl State {
                 assert_eq!(granted.epoch, self.epoch, "a life grants in its own epoch");
                 self.fence = granted.fence;
                 self.progress_mut(&granted.server, &granted.task.campaign).queued = None;
+                self.opened(&granted.server, granted.lease, &granted.task);
                 self.hold(&granted.server, Lease::granted(granted));
             }
             EventBody::Started { server, lease } => self.lease_mut(server, *lease).start(),
@@ -186,18 +203,26 @@ impl State {
                     down_max_ms,
                 };
                 self.hold(server, adopted);
+                if let Some(task) = task {
+                    self.opened(server, *lease, task);
+                }
             }
             EventBody::Reaped { server, lease, sequence, reason: _, signers: _ } => {
                 let reaped = self.lease_mut(server, *lease);
                 assert_eq!(reaped.state, LeaseState::Lost, "only a lost lease is reaped");
-                let fence = reaped.fence;
+                let (fence, task) = (reaped.fence, reaped.task.clone());
                 self.drop_lease(server);
+                if let Some(task) = &task {
+                    self.ended(server, *lease, task, Ending::Failed);
+                }
+                self.each_stages(|stages| stages.write_off(server, true));
                 let record = self.server_mut(server);
                 record.reaped = record.reaped.max(fence);
                 record.reap_seen = *sequence;
                 record.written_off = true;
             }
             EventBody::WrittenOff { server, sequence, reason: _, signers: _ } => {
+                self.each_stages(|stages| stages.write_off(server, true));
                 let record = self.server_mut(server);
                 record.reap_seen = *sequence;
                 record.written_off = true;
@@ -205,7 +230,10 @@ impl State {
             EventBody::ReapSpent { server, sequence, why: _ } => {
                 self.server_mut(server).reap_seen = *sequence;
             }
-            EventBody::Returned { server } => self.server_mut(server).written_off = false,
+            EventBody::Returned { server } => {
+                self.server_mut(server).written_off = false;
+                self.each_stages(|stages| stages.write_off(server, false));
+            }
             EventBody::Transition { server, transition } => {
                 self.server_mut(server).transitions_kept = Some(transition.index);
                 // A campaign that is not known here gets no record: a server could name any number of them.
@@ -213,13 +241,33 @@ impl State {
                     self.progress_mut(server, &transition.campaign).phase = Some(transition.to);
                 }
             }
+            EventBody::PlanRules { campaign, plan, rules } => {
+                self.rules_next.insert(campaign.clone(), (*plan, rules.clone()));
+            }
+            EventBody::Labelled { server, labels } if labels.is_empty() => {
+                self.labels.remove(server);
+            }
+            EventBody::Labelled { server, labels } => {
+                self.labels.insert(server.clone(), Arc::new(labels.clone()));
+            }
+            EventBody::Arrived { server, campaign, plan } => {
+                self.in_stages(campaign, |stages| stages.arrived(*plan, server));
+            }
+            EventBody::Soaked { campaign, plan, stage, soaked_ms } => {
+                self.in_stages(campaign, |stages| stages.soaked(*plan, *stage, *soaked_ms));
+            }
+            EventBody::GateOpened { campaign, plan, stage, name: _, demand: _, evidence: _ } => {
+                self.in_stages(campaign, |stages| stages.passed(*plan, *stage));
+            }
         }
     }
 
     fn enrol(&mut self, member: &Member) {
         let member = Arc::new(member.clone());
+        let mut same_machine = true;
         match self.servers.get_mut(&member.server) {
             Some(record) => {
+                same_machine = record.member.key == member.key;
                 if record.member.key != member.key {
                     // Another key is another machine in the same place: it counts its transitions anew, and what
                     // the one before it failed at is not held against it. Attempts stay numbered upwards.
@@ -251,20 +299,67 @@ impl State {
             }
         }
         self.keys.insert(member.key, member.server.clone());
+        self.admit(&member, same_machine);
+    }
+
+    /// Finds a member its stage in every campaign that has stages.
+    fn admit(&mut self, member: &Member, same_machine: bool) {
+        let labels = Arc::clone(self.labels.get(&member.server).unwrap_or(&NO_LABELS));
+        let written_off = self.servers.get(&member.server).is_some_and(|server| server.written_off);
+        let candidate = Candidate { member, labels: &labels, written_off };
+        for campaign in self.campaigns.values_mut() {
+            let selected = campaign.terms.select.matches(member) && campaign.picks.matches(member, &labels);
+            if let Some(stages) = &mut campaign.stages {
+                stages.admit(&candidate, selected, same_machine);
+            }
+        }
     }
 
     fn accept(&mut self, terms: &Terms) {
         let terms = Arc::new(terms.clone());
-        match self.campaigns.get_mut(&terms.campaign) {
+        let rules = self.rules_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
+        let Rules { picks, stages } = rules.map(|(_, rules)| rules).unwrap_or_default();
+        let outcomes = match self.campaigns.get(&terms.campaign) {
             Some(campaign) => {
                 assert_ne!(terms.plan, campaign.terms.plan, "a plan is accepted once");
-                campaign.terms = terms;
+                campaign.outcomes
             }
-            None => {
-                let campaign = Campaign { terms: Arc::clone(&terms), outcomes: OutcomeCounts::default() };
-                self.campaigns.insert(terms.campaign.clone(), campaign);
-            }
+            None => OutcomeCounts::default(),
+        };
+        let mut campaign =
+            Campaign { terms: Arc::clone(&terms), picks: Arc::new(picks), stages: None, outcomes };
+        if !stages.is_empty() {
+            let selected: Vec<Candidate<'_>> = self
+                .servers
+                .values()
+                .filter(|server| server.is_counted() && self.selects(&campaign, &server.member))
+                .map(|server| Candidate {
+                    member: &server.member,
+                    labels: self.labels.get(&server.member.server).unwrap_or(&NO_LABELS),
+                    written_off: server.written_off,
+                })
+                .collect();
+            campaign.stages = Some(Stages::deal(terms.plan, stages, &selected));
         }
+        self.campaigns.insert(terms.campaign.clone(), campaign);
+    }
+
+    fn in_stages(&mut self, campaign: &CampaignId, change: impl FnOnce(&mut Stages)) {
+        if let Some(stages) = self.campaigns.get_mut(campaign).and_then(|found| found.stages.as_mut()) {
+            change(stages);
+        }
+    }
+
+    fn each_stages(&mut self, change: impl Fn(&mut Stages)) {
+        self.campaigns.values_mut().filter_map(|campaign| campaign.stages.as_mut()).for_each(change);
+    }
+
+    fn opened(&mut self, server: &ServerId, lease: LeaseId, task: &Task) {
+        self.in_stages(&task.campaign, |stages| stages.opened(task.plan, server, lease));
+    }
+
+    fn ended(&mut self, server: &ServerId, lease: LeaseId, task: &Task, ending: Ending) {
+        self.in_stages(&task.campaign, |stages| stages.ended(task.plan, server, lease, ending));
     }
 
     /// A new attempt goes to the end; the same attempt, or any by a newer plan, keeps its place.
@@ -314,6 +409,7 @@ impl State {
         let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
         campaign.outcomes.add(outcome);
         let in_force = campaign.terms.plan == task.plan;
+        self.ended(server, lease, task, Ending::from(outcome));
         let progress = self.progress_mut(server, &task.campaign);
         let counted = progress.attempts.as_ref().is_some_and(|attempts| attempts.plan == task.plan);
         if !in_force && !counted {
@@ -390,5 +486,8 @@ fn attempts_by<'a>(progress: &'a mut Progress, task: &Task) -> &'a mut Attempts 
     }
     progress.attempts.get_or_insert_with(fresh)
 }
+/// Of a machine without labels.
+static NO_LABELS: LazyLock<Arc<Labels>> = LazyLock::new(Arc::default);
+
 /// Leases of one server that ended by reports and are kept for their releases: an agent lets at most as many wait.
 const UNEXPLAINED_MAX: usize = 32;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lunar_common::ids::ServerId;
+use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::time::Moment;
 
 /// Why the coordinator wants to wake up.
@@ -19,6 +19,8 @@ pub enum Timer {
     Announce,
     /// After a restore: permissions given before it have run out by their holders' own clocks.
     Hold,
+    /// A stage soaks: that is put down, and its gate looked at.
+    Gate(CampaignId, u16),
 }
 
 /// Deadlines by timer, and timers by deadline.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use lunar_common::gate::{Demand, Evidence, Missing};
 use lunar_common::health::Verdict;
 use lunar_common::ids::{
-    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, Sequence, ServerId,
+    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, Sequence, ServerId, StageName,
 };
 use lunar_common::lease::{Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason};
 use lunar_common::message::{BytesBySource, CampaignStatus};
@@ -101,6 +102,28 @@ pub struct CampaignView {
     pub received: BytesBySource,
     /// The limits as signed.
     pub limits: LimitTable,
+    /// Its stages, in the plan's order; none: everyone may start at once.
+    #[serde(default)]
+    pub stages: Vec<StageView>,
+}
+
+/// One stage of a campaign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageView {
+    /// Its name.
+    pub name: StageName,
+    /// A stage that must pass before it begins, if one has not.
+    pub waits_for: Option<StageName>,
+    /// Whether its gate is open.
+    pub passed: bool,
+    /// The first thing that keeps its gate shut.
+    pub missing: Option<Missing>,
+    /// Starts that its wave allows together; `None`: it has no waves.
+    pub wave: Option<u32>,
+    /// What its gate asks for.
+    pub demand: Demand,
+    /// What it has shown.
+    pub evidence: Evidence,
 }
 
 /// Releases by how they ended.

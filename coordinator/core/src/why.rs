@@ -70,6 +70,20 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
         ),
         WaitReason::Done { phase } => format!("{server} has nothing left to do: it is {phase}"),
         WaitReason::NoCampaign => format!("no campaign selects {server}"),
+        WaitReason::Gate { stage, before, demand, evidence } => match evidence.missing(demand) {
+            Some(missing) => {
+                format!("{server} waits in stage {stage}: stage {before} has not passed: {missing}")
+            }
+            None => format!("{server} waits in stage {stage}: stage {before} passes now"),
+        },
+        WaitReason::Wave { stage, size, unknown } => format!(
+            "{server} waits in stage {stage}: the {size} starts of this wave are given; it goes on when the \
+             {unknown} that have not ended have"
+        ),
+        WaitReason::NoStage => format!(
+            "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
+             with a stage for it"
+        ),
     }
 }
 

@@ -243,11 +243,16 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::WrittenOff { server, .. }
         | EventBody::ReapSpent { server, .. }
         | EventBody::Returned { server }
-        | EventBody::Transition { server, .. } => Some(server),
+        | EventBody::Transition { server, .. }
+        | EventBody::Labelled { server, .. }
+        | EventBody::Arrived { server, .. } => Some(server),
         EventBody::CoordinatorStarted { .. }
         | EventBody::Recovered { .. }
         | EventBody::PlanAccepted { .. }
         | EventBody::Halted { .. }
-        | EventBody::Resumed { .. } => None,
+        | EventBody::Resumed { .. }
+        | EventBody::PlanRules { .. }
+        | EventBody::Soaked { .. }
+        | EventBody::GateOpened { .. } => None,
     }
 }

@@ -120,6 +120,30 @@ pub(crate) fn tell(event: &EventBody) -> String {
         EventBody::Transition { server, transition } => {
             format!("{server} {} -> {}: {}", transition.from, transition.to, transition.cause)
         }
+        EventBody::PlanRules { campaign, rules, .. } => {
+            let names: Vec<_> = rules.stages.iter().map(|stage| stage.name.to_string()).collect();
+            format!("plan {campaign} goes by stages: {}", names.join(", "))
+        }
+        EventBody::Labelled { server, labels } => {
+            let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+            format!("{server} labelled: {}", labels.join(", "))
+        }
+        EventBody::Arrived { server, campaign, .. } => format!("{server} runs the version of {campaign}"),
+        EventBody::Soaked { campaign, stage, soaked_ms: 0, .. } => {
+            format!("stage {stage} of {campaign} shows less than it did: its soak begins anew")
+        }
+        EventBody::Soaked { campaign, stage, soaked_ms, .. } => {
+            format!("stage {stage} of {campaign} has soaked for {} s", soaked_ms / 1000)
+        }
+        EventBody::GateOpened { campaign, name, evidence, .. } => format!(
+            "stage {name} of {campaign} passed: {} of {} servers on the new version, {} of {} attempts succeeded, \
+             soaked for {} s",
+            evidence.completed,
+            evidence.present(),
+            evidence.succeeded,
+            evidence.attempts(),
+            evidence.soaked_ms / 1000
+        ),
     }
 }
 

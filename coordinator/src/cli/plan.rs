@@ -3,13 +3,15 @@
 //! Owns the writing, signing, publishing and showing of plans; checking is `plan_check`'s. Main invariant: a plan is published only
 //! once it passes its own checks, the planner and this directory's gate; every mistake is told with its place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use lunar_common::document::{Document, Kind, SignedDocument};
 use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
+use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
-use lunar_common::plan::Plan;
+use lunar_common::plan::{Plan, Select, Stage};
 use lunar_common::trust::{Counted, TrustState};
 use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents};
@@ -17,7 +19,7 @@ use serde::Serialize;
 
 use super::plan_check::{CheckCommand, warnings};
 use super::plan_fit::Assuming;
-use super::plan_text::{Draft, DraftArtifact};
+use super::plan_text::{Draft, DraftArtifact, default_stages};
 use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::catalogue::Catalogue;
@@ -109,6 +111,9 @@ pub struct NewCommand {
     /// Only servers at these sites. Repeat it.
     #[arg(long = "site")]
     sites: Vec<SiteId>,
+    /// Leaves the stages out: all servers may start at once.
+    #[arg(long)]
+    no_stages: bool,
     /// Past this nothing new starts.
     #[arg(long, default_value = "7d", value_name = "SPAN")]
     expires: Span,
@@ -201,6 +206,7 @@ impl NewCommand {
             restart: self.restart.clone(),
             http: self.http.clone(),
             artifacts: artifacts?,
+            stages: if self.no_stages { Vec::new() } else { self.stages(&trust) },
         };
         let path = self.file.clone().unwrap_or_else(|| plan_path(&home, &self.campaign, generation));
         let text = draft.text();
@@ -227,6 +233,15 @@ impl NewCommand {
         };
         outcome.print(common)?;
         Ok(Exit::Ok)
+    }
+
+    fn stages(&self, trust: &TrustState) -> Vec<Stage> {
+        let servers: Vec<InventoryServer> = trust
+            .machines()
+            .filter_map(|machine| InventoryServer::of(machine))
+            .filter(|server| self.sites.is_empty() || self.sites.contains(&server.site))
+            .collect();
+        default_stages(&self.tiers, &servers)
     }
 
     fn artifact(&self, catalogue: &Catalogue, named: &Named) -> Result<DraftArtifact, Failure> {
@@ -492,9 +507,54 @@ fn in_detail(one: &Shown) -> String {
         ),
     );
     row("soak", format!("{} s", plan.health.soak_s));
+    for (stage, after) in plan.stages.iter().zip(Stage::order(&plan.stages)) {
+        row("stage", stage_in_short(stage, &after, &plan.stages));
+    }
     row(
         "probes",
         plan.health.probes.iter().map(|probe| probe.name.to_string()).collect::<Vec<_>>().join(", "),
     );
     table.to_string()
+}
+
+/// A stage in one line: who, how fast, and what its gate asks for.
+fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
+    let mut text = format!("{}: {}", stage.name, selected(&stage.select));
+    match (stage.size, stage.percent) {
+        (Some(size), _) => text += &format!(", {size} of them"),
+        (None, Some(percent)) => text += &format!(", {percent} % of them"),
+        (None, None) => {}
+    }
+    if let Some(wave) = stage.wave_max {
+        text += &format!(", in waves up to {wave}");
+    }
+    let names: Vec<&str> = after.iter().map(|place| stages[*place].name.as_str()).collect();
+    if !names.is_empty() {
+        text += &format!(", after {}", names.join(" and "));
+    }
+    let per_10000 = stage.success_per_10000;
+    text + &format!("; passes at {}.{:02} %, soaked for {} s", per_10000 / 100, per_10000 % 100, stage.soak_s)
+}
+
+/// Whom a selector takes, in short.
+fn selected(select: &Select) -> String {
+    fn list<T: ToString>(what: &str, items: &BTreeSet<T>) -> Option<String> {
+        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+        (!items.is_empty()).then(|| format!("{what} {}", items.join(" or ")))
+    }
+    let labels = select.labels.iter().filter_map(|(name, values)| list(&format!("{name} ="), values));
+    let parts: Vec<String> = [
+        list("tier", &select.tiers),
+        list("site", &select.sites),
+        list("cluster", &select.clusters),
+        list("service", &select.services),
+        list("group", &select.groups),
+        list("server", &select.servers),
+        list("not", &select.except),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(labels)
+    .collect();
+    if parts.is_empty() { "all that are left".to_owned() } else { parts.join(", ") }
 }

@@ -3,11 +3,13 @@
 //! Owns the template. Main invariant: what it writes parses, passes the plan's checks, and shows every default
 //! as a comment, so that nobody has to guess what a key that is not there means.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, FleetId, KeyName, SiteId, Version};
+use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, FleetId, KeyName, SiteId, StageName, Version};
+use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::{Limits, Tier};
-use lunar_common::plan::{LeaseTerms, Retry, Spread};
+use lunar_common::plan::{LeaseTerms, Retry, Select, Spread, Stage};
 use lunar_common::time::WallTime;
 
 /// What a new plan is made of.
@@ -25,6 +27,7 @@ pub(super) struct Draft {
     pub(super) restart: Vec<String>,
     pub(super) http: Option<String>,
     pub(super) artifacts: Vec<DraftArtifact>,
+    pub(super) stages: Vec<Stage>,
 }
 
 /// One artifact of a new plan.
@@ -73,7 +76,45 @@ impl Draft {
         self.write_artifacts(out)?;
         self.write_install(out)?;
         write_numbers(out)?;
-        self.write_health(out)
+        self.write_health(out)?;
+        self.write_stages(out)
+    }
+
+    fn write_stages(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(
+            out,
+            "# Who goes first. A server belongs to the first stage that selects it and has room for it; a stage begins\n\
+             # when the one before it has passed (or those in `after = [\"…\"]`): so many of 10,000 servers, and of 10,000\n\
+             # attempts, succeeded, and that held for soak_s. Also: `size` or `percent` of those selected, drawn by the\n\
+             # plan's hash; `wave_max`: starts in waves of 1, 2, 4, … up to it; selectors by labels and groups too, as in"
+        )?;
+        writeln!(
+            out,
+            "# select = {{ labels = {{ pool = [\"staging\"] }} }}. Without stages, all may start at once.\n"
+        )?;
+        for stage in &self.stages {
+            writeln!(out, "[[stages]]\nname = \"{}\"", stage.name)?;
+            for (key, value) in
+                [("size", stage.size), ("percent", stage.percent), ("wave_max", stage.wave_max)]
+            {
+                if let Some(value) = value {
+                    writeln!(out, "{key} = {value}")?;
+                }
+            }
+            writeln!(out, "success_per_10000 = {}\nsoak_s = {}", stage.success_per_10000, stage.soak_s)?;
+            let labels = stage.select.labels.iter().map(|(name, values)| {
+                format!("{} = [{}]", quoted(name), joined(values.iter().map(|value| quoted(value))))
+            });
+            let labels = joined(labels);
+            match (stage.select.tiers.is_empty(), labels.is_empty()) {
+                (false, _) => {
+                    writeln!(out, "select = {{ tiers = [{}] }}\n", joined(stage.select.tiers.iter()))?
+                }
+                (true, false) => writeln!(out, "select = {{ labels = {{ {labels} }} }}\n")?,
+                (true, true) => writeln!(out)?,
+            }
+        }
+        Ok(())
     }
 
     fn write_select(&self, out: &mut String) -> std::fmt::Result {
@@ -192,6 +233,63 @@ impl Draft {
     }
 }
 
+/// Hours, as a stage's soak.
+const HOUR_S: u32 = 3600;
+
+/// Clean servers that show less than one failure in ten at 95 % confidence: 0.95 = 1 − 0.9²⁹.
+const CANARY_SERVERS: u32 = 29;
+
+/// The stages of a new plan (B5, C1 to C3): the servers labelled `pool = "staging"`, a canary of the least critical
+/// tier, then tier by tier up to tier 1. Those in which none of the servers known would be are left out; where none
+/// is known, only the staging pool is. Soaks are a day after the staging pool, so that a fault of the night shows,
+/// an hour after the canary, six and twelve hours after tiers 3 and 2; failures are those that D6 allows.
+pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec<Stage> {
+    let selected = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
+    let known: Vec<&InventoryServer> = servers.iter().filter(|server| selected(server.tier)).collect();
+    let staging = |server: &InventoryServer| server.labels.get("pool").is_some_and(|pool| pool == "staging");
+    let stage = |name: &str, success_per_10000, soak_s, select| Stage {
+        name: StageName::new(name).expect("a name"),
+        after: None,
+        size: None,
+        percent: None,
+        wave_max: None,
+        success_per_10000,
+        soak_s,
+        select,
+    };
+    let of_tier = |tier| Select { tiers: BTreeSet::from([tier]), ..Select::default() };
+    let mut stages = Vec::new();
+    if known.iter().any(|server| staging(server)) {
+        let pool = BTreeMap::from([("pool".to_owned(), BTreeSet::from(["staging".to_owned()]))]);
+        stages.push(stage("staging", 10_000, 24 * HOUR_S, Select { labels: pool, ..Select::default() }));
+    }
+    let mut canary = true;
+    for (tier, success_per_10000, soak_s) in
+        [(Tier::Three, 9_800, 6 * HOUR_S), (Tier::Two, 9_950, 12 * HOUR_S), (Tier::One, 10_000, 0)]
+    {
+        let count = known.iter().filter(|server| server.tier == tier && !staging(server)).count();
+        if !selected(tier) || (count == 0 && !known.is_empty()) {
+            continue;
+        }
+        // A tier of one server has no canary of its own.
+        if std::mem::take(&mut canary) && count != 1 {
+            let few = (1..10 * CANARY_SERVERS as usize).contains(&count);
+            stages.push(Stage {
+                size: (!few).then_some(CANARY_SERVERS),
+                percent: few.then_some(10),
+                wave_max: Some(8),
+                ..stage("canary", 10_000, HOUR_S, of_tier(tier))
+            });
+        }
+        let wave_max = (tier == Tier::One).then_some(5).or(Some(64));
+        stages.push(Stage {
+            wave_max,
+            ..stage(&format!("tier-{tier}"), success_per_10000, soak_s, of_tier(tier))
+        });
+    }
+    stages
+}
+
 /// The numbers that have defaults, as comments.
 fn write_numbers(out: &mut String) -> std::fmt::Result {
     let (limits, lease) = (Limits::default(), LeaseTerms::default());
@@ -237,6 +335,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use lunar_common::document::Document;
+    use lunar_common::inventory::Inventory;
     use lunar_common::plan::Plan;
 
     fn draft() -> Draft {
@@ -262,6 +361,7 @@ mod tests {
                 bytes: 1000,
                 from: vec![(Version::new("1").unwrap(), id(1))],
             }],
+            stages: default_stages(&[Tier::Two], &[]),
         }
     }
 
@@ -270,6 +370,7 @@ mod tests {
         let plain = Plan::parse(draft().text().as_bytes()).unwrap();
         assert_eq!(plain.description, draft().description);
         assert_eq!(plain.limits, Limits::default());
+        assert_eq!(plain.stages, draft().stages);
 
         let bare = Draft {
             tiers: Vec::new(),
@@ -283,6 +384,28 @@ mod tests {
             Draft { restart: vec!["/bin/sh".into(), "-c".into(), "echo \"x\"".into()], ..draft() };
         command.artifacts[0].from.clear();
         Plan::parse(command.text().as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_new_plan_goes_from_the_staging_pool_and_a_canary_up_to_tier_1_as_far_as_there_are_servers() {
+        let names = |stages: &[Stage]| stages.iter().map(|stage| stage.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&default_stages(&[], &[])), ["canary", "tier-3", "tier-2", "tier-1"]);
+        assert_eq!(names(&default_stages(&[Tier::One], &[])), ["canary", "tier-1"]);
+        let fleet = "format = 1\n[[servers]]\nname = \"lab\"\ncount = 1000\ntier = 3\nsite = \"base\"\n\
+            [[servers]]\nname = \"air\"\ncount = 50\ntier = 1\nsite = \"base\"\n\
+            [[servers]]\nname = \"pool\"\ncount = 5\ntier = 2\nsite = \"base\"\nlabels = { pool = \"staging\" }\n";
+        let servers = Inventory::parse(fleet.as_bytes()).unwrap().servers;
+        let stages = default_stages(&[], &servers);
+        assert_eq!(names(&stages), ["staging", "canary", "tier-3", "tier-1"]);
+        assert_eq!((stages[1].size, stages[1].percent), (Some(29), None));
+        let text = Draft { tiers: Vec::new(), stages: stages.clone(), ..draft() }.text();
+        assert_eq!(Plan::parse(text.as_bytes()).unwrap().stages, stages);
+        let only = default_stages(&[Tier::One], &servers);
+        assert_eq!(names(&only), ["canary", "tier-1"]);
+        assert_eq!((only[0].size, only[0].percent), (None, Some(10)));
+        let alone =
+            Inventory::parse(b"format = 1\n[[servers]]\nname = \"a\"\ntier = 3\nsite = \"b\"\n").unwrap();
+        assert_eq!(names(&default_stages(&[], &alone.servers)), ["tier-3"]);
     }
 
     #[test]

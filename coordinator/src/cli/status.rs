@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StatusView};
+use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StageView, StatusView};
 use lunar_host::exit::{Exit, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,9 @@ pub(super) fn human(overview: &Overview) -> String {
             "  {}",
             if phases.is_empty() { "nobody reported yet".into() } else { phases.join(", ") }
         );
+        if !campaign.stages.is_empty() {
+            let _ = writeln!(text, "{}", stages(&campaign.stages));
+        }
         let mut table = Table::new(&["limit", "taken", "of", "by"]);
         for limit in in_use {
             let holders: Vec<_> = limit.holders.iter().map(|holder| holder.server.to_string()).collect();
@@ -123,6 +126,28 @@ pub(super) fn human(overview: &Overview) -> String {
         let _ = writeln!(text, "\n{}", servers(&overview.servers));
     }
     text
+}
+
+/// Stages as a table.
+fn stages(views: &[StageView]) -> Table {
+    let mut table = Table::new(&["stage", "done", "of", "rolled back", "under way", "gate"]);
+    for view in views {
+        let gate = match (&view.waits_for, &view.missing) {
+            _ if view.passed => "passed".to_owned(),
+            (Some(before), _) => format!("waits for {before}"),
+            (None, Some(missing)) => missing.to_string(),
+            (None, None) => "passes now".to_owned(),
+        };
+        table.row([
+            view.name.to_string(),
+            view.evidence.completed.to_string(),
+            view.evidence.present().to_string(),
+            view.evidence.failed.to_string(),
+            view.evidence.unknown.to_string(),
+            gate,
+        ]);
+    }
+    table
 }
 
 /// Servers as a table.

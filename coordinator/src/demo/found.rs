@@ -363,6 +363,8 @@ fn edit(plan: &mut Plan) {
     plan.lease = LeaseTerms { start_within_s: 60, down_s_max: 180, commit_within_s: 90 };
     // One attempt: the server that rolls back stays where it is, for all to see.
     plan.retry = Retry { attempts_max: 1, ..Retry::default() };
+    // All at once: with stages, the server that rolls back would stop those behind it.
+    plan.stages = Vec::new();
 }
 
 fn start(

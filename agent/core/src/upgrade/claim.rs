@@ -296,5 +296,13 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::HoldsLease { lease, state } => format!("lease {lease} is {state}"),
         WaitReason::Done { phase } => format!("this server is {phase}"),
         WaitReason::NoCampaign => "no campaign selects this server".into(),
+        WaitReason::Gate { before, demand, evidence, .. } => match evidence.missing(demand) {
+            Some(missing) => format!("stage {before} has not passed: {missing}"),
+            None => format!("stage {before} passes now"),
+        },
+        WaitReason::Wave { stage, size, .. } => {
+            format!("the {size} starts of stage {stage}'s wave are given")
+        }
+        WaitReason::NoStage => "no stage of the plan selects this server".into(),
     }
 }

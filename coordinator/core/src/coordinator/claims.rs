@@ -61,7 +61,7 @@ impl Coordinator {
         if wanted != claim.plan {
             return Err(ClaimRefusal::OtherPlan { wanted, found: claim.plan });
         }
-        if !campaign.terms.select.matches(member) {
+        if !self.state.selects(campaign, member) {
             return Err(ClaimRefusal::NotSelected);
         }
         Ok(())
@@ -148,9 +148,9 @@ impl Coordinator {
         }
         let place = self.place(&claim.server, &task).expect("it was queued just now");
         let member = &self.state.servers.get(&claim.server).expect("the claimer is a member").member;
-        let class = Class::of(&claim.campaign, member);
+        let class = Class::of(&claim.campaign, self.stage_of(&claim.campaign, &claim.server), member);
         let sending = Sending { nonce: claim.nonce, at: now.moment, verdict: claim.verdict };
-        self.waiting.put(member, task, place, sending);
+        self.waiting.put(member, class.clone(), task, place, sending);
         class
     }
 

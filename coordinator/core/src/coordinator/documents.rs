@@ -11,6 +11,7 @@ use lunar_common::ids::{CampaignId, KeyName, PeerKey, ServerId};
 use lunar_common::lease::{LeaseState, Occupancy};
 use lunar_common::plan::Plan;
 
+use crate::campaign::rules::{Labels, Rules};
 use crate::coordinator::Coordinator;
 use crate::event::{EventBody, Member, Terms};
 use crate::input::InForce;
@@ -46,7 +47,20 @@ impl Coordinator {
     }
 
     pub(super) fn enrolled(&mut self, enrolment: &Verified<Enrolment>) {
-        self.enrol(Member::from(&**enrolment));
+        let member = Member::from(&**enrolment);
+        let known = self.state.servers.get(&member.server);
+        if known.is_none_or(|known| known.revoked || known.member.sequence <= member.sequence) {
+            self.label(&member.server, &enrolment.labels);
+        }
+        self.enrol(member);
+    }
+
+    /// Puts a machine's labels down, unless they are known just so.
+    pub(crate) fn label(&mut self, server: &ServerId, labels: &Labels) {
+        let known = self.state.labels.get(server);
+        if known.map_or(!labels.is_empty(), |known| **known != *labels) {
+            self.record(EventBody::Labelled { server: server.clone(), labels: labels.clone() });
+        }
     }
 
     /// Takes a member in, unless it is known just so.
@@ -79,7 +93,18 @@ impl Coordinator {
     }
 
     pub(super) fn plan(&mut self, plan: &Verified<Plan>) {
-        self.accept(Terms::of(plan, plan.hash()), plan.signers().clone());
+        self.accept_with(Terms::of(plan, plan.hash()), Rules::of(plan), plan.signers().clone());
+    }
+
+    /// Takes a plan's terms in with its rules, which come first: a crash between the two leaves rules that wait for
+    /// their plan, and never a plan that goes without its rules.
+    pub(crate) fn accept_with(&mut self, terms: Terms, rules: Option<Rules>, signers: BTreeSet<KeyName>) {
+        let known = self.state.campaigns.get(&terms.campaign);
+        if let Some(rules) = rules.filter(|_| known.is_none_or(|known| known.terms.plan != terms.plan)) {
+            let (campaign, plan) = (terms.campaign.clone(), terms.plan);
+            self.record(EventBody::PlanRules { campaign, plan, rules });
+        }
+        self.accept(terms, signers);
     }
 
     /// Takes a plan's terms in, unless they are known. Which generation is in force, the trust state says.

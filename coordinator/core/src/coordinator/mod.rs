@@ -13,7 +13,7 @@ pub mod shape;
 #[cfg(test)]
 mod returns;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
@@ -28,6 +28,7 @@ use lunar_common::ids::{Epoch, Fence, ServerId};
 use lunar_common::lease::{Grant, LeaseState, LimitScope, Occupancy};
 use lunar_common::time::{Moment, Now};
 
+use crate::campaign::gate::Gates;
 use crate::config::Config;
 use crate::effect::{Answer, Effect};
 use crate::event::EventBody;
@@ -58,9 +59,11 @@ pub struct Coordinator {
     /// What this life knows of each lease beyond the log.
     pub(crate) watched: BTreeMap<ServerId, Watched>,
     pub(crate) timers: Timers,
+    /// What this life knows of the stages' gates beyond the log.
+    pub(crate) gates: Gates,
     effects: VecDeque<Effect>,
     /// A slot may have come free since the last choice.
-    room: bool,
+    pub(crate) room: bool,
     begun: bool,
 }
 
@@ -86,6 +89,7 @@ impl Coordinator {
             waiting: Waiting::default(),
             watched: BTreeMap::new(),
             timers: Timers::default(),
+            gates: Gates::default(),
             effects: VecDeque::new(),
             room: false,
             begun: false,
@@ -115,34 +119,53 @@ impl Coordinator {
             | EventBody::Halted { .. }
             | EventBody::Queued { .. }
             | EventBody::ReapSpent { .. }
-            | EventBody::Transition { .. } => {}
-            EventBody::Resumed { .. } | EventBody::Recovered { .. } => self.room = true,
+            | EventBody::Transition { .. }
+            | EventBody::PlanRules { .. }
+            | EventBody::Labelled { .. }
+            | EventBody::Soaked { .. } => {}
+            EventBody::Resumed { .. } => self.room = true,
+            EventBody::Recovered { .. } => {
+                self.look_at_all_gates();
+                self.room = true;
+            }
+            EventBody::GateOpened { campaign, .. } => {
+                self.gates.look_at(campaign);
+                self.room = true;
+            }
             EventBody::PlanAccepted { terms, .. } => {
+                self.reset_gates(&terms.campaign);
                 self.waiting.remove_campaign(&terms.campaign);
                 self.waiting.wake_groups();
                 self.room = true;
             }
             EventBody::ServerEnrolled { member } => {
                 self.waiting.remove_server(&member.server);
+                self.forget_in_gates(&member.server);
                 self.recount(&member.server);
             }
             EventBody::ServerRevoked { server, .. } => {
                 self.waiting.remove_server(server);
                 self.forget(server);
+                self.forget_in_gates(server);
                 self.recount(server);
             }
             EventBody::Granted(granted) => {
                 self.waiting.remove(&(granted.server.clone(), granted.task.campaign.clone()));
+                self.gates.look_at(&granted.task.campaign);
                 self.recount(&granted.server);
             }
-            EventBody::Started { server, .. }
-            | EventBody::Released { server, .. }
-            | EventBody::Lost { server, .. }
-            | EventBody::Found { server, .. }
-            | EventBody::Adopted { server, .. }
+            EventBody::Released { server, .. }
             | EventBody::Reaped { server, .. }
+            | EventBody::Adopted { server, .. }
             | EventBody::WrittenOff { server, .. }
-            | EventBody::Returned { server } => self.recount(server),
+            | EventBody::Returned { server }
+            | EventBody::Arrived { server, .. } => {
+                self.ended_in_stages();
+                self.recount(server);
+            }
+            EventBody::Started { server, .. }
+            | EventBody::Lost { server, .. }
+            | EventBody::Found { server, .. } => self.recount(server),
         }
     }
 
@@ -213,6 +236,7 @@ impl Coordinator {
             Timer::Announce => self.announce(now),
             // What waits for it is looked at in `settle`.
             Timer::Hold => {}
+            Timer::Gate(campaign, stage) => self.gate_rung(&campaign, stage, now),
         }
     }
 
@@ -268,6 +292,7 @@ impl Coordinator {
         if self.state.restored && self.fleet.unheard.is_empty() && !held_back {
             self.record(EventBody::Recovered { epoch: self.state.epoch });
         }
+        self.look_at_gates(now);
         if std::mem::take(&mut self.room) {
             for grant in self.choose(None, now) {
                 self.push(grant);
@@ -321,6 +346,7 @@ impl Coordinator {
         if why.is_none() && self.waiting.wake_server(server) {
             self.room = true;
         }
+        self.look_at_gates_of(server, why);
     }
 
     fn forget(&mut self, server: &ServerId) {

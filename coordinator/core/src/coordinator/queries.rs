@@ -115,15 +115,15 @@ impl Coordinator {
             outcomes: campaign.outcomes,
             received,
             limits: terms.limits.clone(),
+            stages: self.stage_views(id),
         }
     }
 
-    fn selected_by(&self, campaign: &Campaign) -> impl Iterator<Item = &Server> {
-        let terms = campaign.terms.clone();
+    fn selected_by<'a>(&'a self, campaign: &'a Campaign) -> impl Iterator<Item = &'a Server> {
         self.state
             .servers
             .values()
-            .filter(move |server| server.is_counted() && terms.select.matches(&server.member))
+            .filter(|server| server.is_counted() && self.state.selects(campaign, &server.member))
     }
 
     /// Every server known that a plan could upgrade, by name: coordinators and origins are none. Those that are
@@ -181,11 +181,7 @@ impl Coordinator {
         let record = self.state.servers.get(server)?;
         let selecting = |campaign: &&CampaignId| {
             !record.revoked
-                && self
-                    .state
-                    .campaigns
-                    .get(campaign)
-                    .is_some_and(|of| of.terms.select.matches(&record.member))
+                && self.state.campaigns.get(campaign).is_some_and(|of| self.state.selects(of, &record.member))
         };
         let answers: Vec<Why> = self
             .state

@@ -54,6 +54,7 @@ impl Coordinator {
         }
         self.weigh(report, now);
         self.keep_transitions(report);
+        self.note_arrivals(report);
         self.recount(server);
         // Three reports may be missed, however far apart they were asked for.
         let later = self.report_again_after(server).saturating_sub(self.config.report_every) * 3;
@@ -77,6 +78,20 @@ impl Coordinator {
         let servers = self.state.servers.len() as u64;
         let shared = Duration::from_millis(servers * 1_000 / u64::from(self.config.reports_per_s.max(1)));
         shared.min(self.config.report_every_max)
+    }
+
+    /// A server that runs a plan's version and has no lease open by it says so here and nowhere else: it ran that
+    /// version before the plan came, or its release is lost with the lease.
+    fn note_arrivals(&mut self, report: &Report) {
+        let server = &report.server;
+        for status in report.campaigns.iter().filter(|status| status.phase == Phase::Complete) {
+            let Some(campaign) = self.state.campaigns.get(&status.campaign) else { continue };
+            let Some(stages) = campaign.stages.as_ref() else { continue };
+            if campaign.terms.plan == status.plan && stages.awaits_word(server) {
+                let (campaign, plan) = (status.campaign.clone(), status.plan);
+                self.record(EventBody::Arrived { server: server.clone(), campaign, plan });
+            }
+        }
     }
 
     /// What a report proves about the lease in the ledger, and about one that is not there.

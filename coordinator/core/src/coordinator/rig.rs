@@ -19,6 +19,7 @@ use lunar_common::message::{HeldLease, Report};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::wire;
 
+use crate::campaign::rules::{Rules, StageTerms};
 use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::effect::{Answer, Effect};
@@ -179,6 +180,12 @@ impl Rig {
 
     pub(crate) fn plan(&mut self, terms: Terms) -> Vec<Effect> {
         self.core.accept(terms, Default::default());
+        self.step()
+    }
+
+    pub(crate) fn plan_in_stages(&mut self, terms: Terms, stages: Vec<StageTerms>) -> Vec<Effect> {
+        let rules = Rules { stages, ..Rules::default() };
+        self.core.accept_with(terms, Some(rules), Default::default());
         self.step()
     }
 

@@ -29,6 +29,12 @@ pub(crate) enum Obstacle {
     PlanExpired,
     /// The log is older than what was granted, and not everyone has reported.
     Recovering,
+    /// A stage that its stage waits for has not passed.
+    Gate { stage: u16, before: u16 },
+    /// The wave of its stage is full.
+    Wave(u16),
+    /// No stage of the plan selects it.
+    NoStage,
     /// A limit is reached.
     Full(LimitScope),
     /// A limit has one slot left, which is kept for a claim that waited too long.
@@ -63,6 +69,7 @@ impl Coordinator {
         now: Now,
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
+            .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
             .or_else(|| self.full_scope(campaign, &server.member).map(Obstacle::Full))
             .or_else(|| self.kept_scope(campaign, &server.member, entry, kept).map(Obstacle::Kept))
@@ -156,7 +163,8 @@ impl Coordinator {
     /// before one that needs two at the same time. A scope held by servers that may never be back is not
     /// waited for: then the others go on.
     pub(crate) fn kept(&self, now: Now) -> Option<Kept> {
-        self.waiting.oldest().take(PATIENT_LOOKED_AT).find_map(|(key, entry)| {
+        let is_open = |campaign: &CampaignId, stage: u16| self.obstacle_of_stage(campaign, stage).is_none();
+        self.waiting.oldest_in_open(is_open, PATIENT_LOOKED_AT).find_map(|(key, entry)| {
             if now.moment.since(entry.since) < self.config.patience {
                 return None;
             }
@@ -166,6 +174,9 @@ impl Coordinator {
                 Obstacle::Halted
                 | Obstacle::PlanExpired
                 | Obstacle::Recovering
+                | Obstacle::Gate { .. }
+                | Obstacle::Wave(_)
+                | Obstacle::NoStage
                 | Obstacle::Kept(_)
                 | Obstacle::HoldsLease
                 | Obstacle::Unreachable
@@ -205,6 +216,9 @@ impl Coordinator {
             Obstacle::Recovering => WaitReason::Recovering {
                 unheard: u32::try_from(self.fleet.unheard.len()).unwrap_or(u32::MAX),
             },
+            Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
+            Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
+            Obstacle::NoStage => WaitReason::NoStage,
             Obstacle::Full(scope) => WaitReason::Limit {
                 limit: self.limit(campaign, &scope).unwrap_or(u32::MAX),
                 taken: self.occupancies.taken(&scope),

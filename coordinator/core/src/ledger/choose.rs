@@ -69,7 +69,12 @@ impl Coordinator {
             return Judgement::Start;
         };
         match obstacle {
-            Obstacle::Halted | Obstacle::PlanExpired | Obstacle::Recovering => Judgement::SkipClass,
+            Obstacle::Halted
+            | Obstacle::PlanExpired
+            | Obstacle::Recovering
+            | Obstacle::Gate { .. }
+            | Obstacle::Wave(_)
+            | Obstacle::NoStage => Judgement::SkipClass,
             Obstacle::Full(LimitScope::Group(_)) => Judgement::ParkByGroup,
             Obstacle::Full(_) => Judgement::SkipClass,
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
@@ -82,10 +87,11 @@ impl Coordinator {
         }
     }
 
-    /// The oldest ready claim of each class whose campaign, fleet, tier and site have room. The classes come
+    /// The oldest ready claim of each class whose campaign, fleet, stage, tier and site have room. The classes come
     /// sorted by just these, so each is looked up once and not once a class.
     fn open_heads(&self, now: Now) -> BTreeMap<u64, Class> {
         let mut campaign: Option<(&CampaignId, bool)> = None;
+        let mut stage: Option<(u16, bool)> = None;
         let mut tier: Option<(Tier, bool)> = None;
         let mut sites: BTreeMap<&SiteId, bool> = BTreeMap::new();
         let mut heads = BTreeMap::new();
@@ -94,10 +100,17 @@ impl Coordinator {
                 let open = self.obstacle_of_campaign(&class.campaign, now).is_none()
                     && !self.is_full(&class.campaign, &LimitScope::Fleet);
                 campaign = Some((&class.campaign, open));
+                stage = None;
                 tier = None;
                 sites.clear();
             }
             if !campaign.is_some_and(|(_, open)| open) {
+                continue;
+            }
+            if stage.is_none_or(|(of, _)| of != class.stage) {
+                stage = Some((class.stage, self.obstacle_of_stage(&class.campaign, class.stage).is_none()));
+            }
+            if !stage.is_some_and(|(_, open)| open) {
                 continue;
             }
             if tier.is_none_or(|(of, _)| of != class.tier) {

@@ -1,6 +1,6 @@
 //! Who waits for a slot, oldest first, arranged so that full scopes cost nothing to pass over.
 //!
-//! Owns [`Waiting`]. Claims with the same campaign, tier, site and cluster form a class: a class that is full
+//! Owns [`Waiting`]. Claims with the same campaign, stage, tier, site and cluster form a class: a class that is full
 //! is skipped as a whole. Claims whose group is full, or that cannot start for reasons of their own, are parked
 //! until that changes. Main invariant: a claim is ready, parked by its group, or parked by itself: exactly one.
 
@@ -20,15 +20,18 @@ pub(crate) type Key = (ServerId, CampaignId);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Class {
     pub(crate) campaign: CampaignId,
+    /// The place of their stage in the plan.
+    pub(crate) stage: u16,
     pub(crate) tier: Tier,
     pub(crate) site: SiteId,
     pub(crate) cluster: ClusterId,
 }
 
 impl Class {
-    pub(crate) fn of(campaign: &CampaignId, member: &Member) -> Self {
+    pub(crate) fn of(campaign: &CampaignId, stage: u16, member: &Member) -> Self {
         Self {
             campaign: campaign.clone(),
+            stage,
             tier: member.tier,
             site: member.site.clone(),
             cluster: member.cluster.clone(),
@@ -66,9 +69,11 @@ enum Parked {
 pub(crate) struct Waiting {
     entries: BTreeMap<Key, Entry>,
     order: BTreeMap<u64, Key>,
+    /// The same by stage: those behind a shut gate may be thousands, and are passed over at once.
+    stages: BTreeMap<(CampaignId, u16), BTreeSet<u64>>,
     ready: BTreeMap<Class, BTreeSet<u64>>,
-    /// The same by campaign and tier alone.
-    ready_in_tier: BTreeMap<(CampaignId, Tier), BTreeSet<u64>>,
+    /// The same by campaign, stage and tier alone.
+    ready_in_tier: BTreeMap<(CampaignId, u16, Tier), BTreeSet<u64>>,
     by_group: BTreeMap<GroupId, BTreeSet<Key>>,
 }
 
@@ -94,7 +99,7 @@ impl Waiting {
     }
 
     /// Takes a claim in, ready, at its place. An older sending than the one known changes nothing.
-    pub(crate) fn put(&mut self, member: &Member, task: Task, place: u64, sending: Sending) {
+    pub(crate) fn put(&mut self, member: &Member, class: Class, task: Task, place: u64, sending: Sending) {
         let key = (member.server.clone(), task.campaign.clone());
         let mut since = sending.at;
         if let Some(known) = self.entries.get(&key)
@@ -106,9 +111,9 @@ impl Waiting {
             since = known.since;
         }
         self.remove(&key);
-        let class = Class::of(&task.campaign, member);
         self.list(&class, place);
         self.order.insert(place, key.clone());
+        self.stages.entry((class.campaign.clone(), class.stage)).or_default().insert(place);
         let entry = Entry {
             place,
             task,
@@ -126,6 +131,13 @@ impl Waiting {
     pub(crate) fn remove(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
         self.order.remove(&entry.place);
+        let stage = (entry.class.campaign.clone(), entry.class.stage);
+        if let Some(places) = self.stages.get_mut(&stage) {
+            places.remove(&entry.place);
+            if places.is_empty() {
+                self.stages.remove(&stage);
+            }
+        }
         self.unlist(key, &entry);
     }
 
@@ -170,11 +182,24 @@ impl Waiting {
         self.order.values().filter_map(|key| self.entries.get(key).map(|entry| (key, entry)))
     }
 
-    /// How many ready claims of a class's campaign and tier wait before a place: counted up to `most`, so that this
+    /// How many ready claims of a class's campaign, stage and tier wait before a place: counted up to `most`, so that this
     /// looks at no more than that.
     pub(crate) fn count_before(&self, place: u64, class: &Class, most: usize) -> usize {
-        let of_tier = self.ready_in_tier.get(&(class.campaign.clone(), class.tier));
+        let of_tier = self.ready_in_tier.get(&(class.campaign.clone(), class.stage, class.tier));
         of_tier.map_or(0, |places| places.range(..place).take(most).count())
+    }
+
+    /// The oldest claims of the stages that are open, oldest first, parked ones included.
+    pub(crate) fn oldest_in_open(
+        &self,
+        is_open: impl Fn(&CampaignId, u16) -> bool,
+        count: usize,
+    ) -> impl Iterator<Item = (&Key, &Entry)> {
+        let open = self.stages.iter().filter(|((campaign, stage), _)| is_open(campaign, *stage));
+        let mut places: Vec<u64> = open.flat_map(|(_, places)| places.iter().take(count)).copied().collect();
+        places.sort_unstable();
+        places.truncate(count);
+        places.into_iter().filter_map(|place| self.at(place))
     }
 
     /// Sets a claim aside until its group has room.
@@ -238,14 +263,17 @@ impl Waiting {
 
     fn list(&mut self, class: &Class, place: u64) {
         self.ready.entry(class.clone()).or_default().insert(place);
-        self.ready_in_tier.entry((class.campaign.clone(), class.tier)).or_default().insert(place);
+        self.ready_in_tier
+            .entry((class.campaign.clone(), class.stage, class.tier))
+            .or_default()
+            .insert(place);
     }
 
     fn unlist(&mut self, key: &Key, entry: &Entry) {
         match (entry.parked, &entry.group) {
             (Parked::Ready, _) => {
                 take_place(&mut self.ready, &entry.class, entry.place);
-                let of_tier = (entry.class.campaign.clone(), entry.class.tier);
+                let of_tier = (entry.class.campaign.clone(), entry.class.stage, entry.class.tier);
                 take_place(&mut self.ready_in_tier, &of_tier, entry.place);
             }
             (Parked::ByGroup, Some(group)) => {

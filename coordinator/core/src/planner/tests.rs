@@ -162,3 +162,60 @@ fn windows_and_triage_are_counted() {
     assert!(!at(looked_at, 24).feasible, "25 failures of 4 hours leave 68 hours for 84 of work");
     assert!(at(looked_at, 24).to_string().contains("those of tier 1 stop it for 4 h each"));
 }
+
+const STAGES: &str = "[[stages]]\nname = \"canary\"\nsize = 29\nwave_max = 8\nsoak_s = 3600\nselect = { tiers = [3] }\n\
+    [[stages]]\nname = \"tier-3\"\nsoak_s = 21600\nselect = { tiers = [3] }\n\
+    [[stages]]\nname = \"tier-2\"\nselect = { tiers = [2] }\nsoak_s = 43200\n\
+    [[stages]]\nname = \"tier-1\"\nselect = { tiers = [1] }\nafter = [\"tier-3\"]\n";
+
+#[test]
+fn stages_come_one_after_the_other_with_their_soaks_and_the_plan_says_when_each_begins() {
+    let plan = plan(STAGES);
+    let quick = Assumptions { hold_s: 300, ..Assumptions::of(&plan) };
+    let assessment = assess(&plan, &moon(), quick, Calendar::DAY_S, START).unwrap();
+    let servers: Vec<u64> = assessment.stages.iter().map(|stage| stage.servers).collect();
+    assert_eq!(servers, [29, 2471, 2500, 5000]);
+    let rows = &assessment.stages;
+    // Waves of 1, 2, 4, 8, 8 and the 6 left: six holds and their hand-overs, and an hour of soak.
+    assert_eq!((rows[0].done_s, rows[0].passes_s), (Some(6 * 305), Some(6 * 305 + 3600)));
+    assert_eq!(rows[1].begins_s, rows[0].passes_s);
+    assert_eq!(rows[2].begins_s, rows[1].passes_s);
+    assert_eq!(rows[3].begins_s, rows[1].passes_s, "tier 1 goes beside tier 2");
+    assert_eq!(assessment.finish_s, rows[3].done_s);
+    assert!(assessment.feasible, "{assessment}");
+    assert!(
+        assessment.to_string().contains("  stage canary: 29 servers; begins after 0 s, done after 30.5 min")
+    );
+}
+
+#[test]
+fn stages_that_take_too_long_together_are_refused_with_what_would_help() {
+    let slow = STAGES.replace("soak_s = 21600", "soak_s = 604800");
+    let plan = plan(&slow);
+    let quick = Assumptions { hold_s: 300, ..Assumptions::of(&plan) };
+    let assessment = assess(&plan, &moon(), quick, Calendar::DAY_S, START).unwrap();
+    assert!(!assessment.feasible);
+    let said = assessment.to_string();
+    assert!(
+        said.contains("the stages, one after the other, take") && said.contains("shorten a `soak_s`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_stage_without_a_server_and_a_server_without_a_stage_are_refused() {
+    let plan = plan(
+        "[[stages]]\nname = \"staging\"\nselect = { labels = { pool = [\"staging\"] } }\n\
+         [[stages]]\nname = \"tier-3\"\nselect = { tiers = [3] }\n",
+    );
+    let assessment = assess(&plan, &moon(), Assumptions::of(&plan), Calendar::DAY_S, START).unwrap();
+    assert!(!assessment.feasible);
+    let said = assessment.to_string();
+    for words in [
+        "never done: stages: 7500 of the servers selected are in none of them",
+        "never done: stages[0]: staging has no server",
+        "tier-3 would never begin",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}

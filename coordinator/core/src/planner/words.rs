@@ -59,6 +59,7 @@ impl fmt::Display for Assessment {
         for share in &self.rows {
             writeln!(f, "  {}", self.row(share))?;
         }
+        self.write_stages(f)?;
         if self.feasible {
             writeln!(f, "  binding: {}", named(&self.binding))?;
         }
@@ -115,6 +116,35 @@ impl Assessment {
             hours_up(share.needed_slot_s),
             hours_down(share.available_slot_s),
         )
+    }
+
+    fn write_stages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for stage in &self.stages {
+            let at = |seconds: Option<u64>| seconds.map_or_else(|| "never".to_owned(), duration_up);
+            writeln!(
+                f,
+                "  stage {}: {}; begins after {}, done after {}, passes after {}",
+                stage.name,
+                counted(stage.servers),
+                at(stage.begins_s),
+                at(stage.done_s),
+                at(stage.passes_s),
+            )?;
+        }
+        for stuck in &self.stuck {
+            writeln!(f, "  never done: {stuck}")?;
+        }
+        if let Some(finish_s) = self.finish_s.filter(|finish_s| *finish_s > self.calendar.window_s)
+            && !self.stages.is_empty()
+        {
+            writeln!(
+                f,
+                "  the stages, one after the other, take {}: shorten a `soak_s`, raise a `wave_max` or a limit, or let \
+                 a stage go beside another with `after`",
+                duration_up(finish_s)
+            )?;
+        }
+        Ok(())
     }
 
     fn write_short(&self, short: &Short, f: &mut fmt::Formatter<'_>) -> fmt::Result {
