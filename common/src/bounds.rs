@@ -107,3 +107,6 @@ pub const COMMAND_ARGUMENTS_MAX: usize = 128;
 
 /// Most stages in one plan: one a site, tier and pool of a large fleet.
 pub const STAGES_MAX: usize = 64;
+
+/// Most rules of order in one plan: a service map of a large base.
+pub const ORDER_RULES_MAX: usize = 64;

@@ -275,6 +275,15 @@ pub enum WaitReason {
     },
     /// The plan has stages, and none of them selects it.
     NoStage,
+    /// Servers that go first by the plan's order are not done.
+    Order {
+        /// The rule, in words.
+        rule: String,
+        /// How many are not done.
+        pending: u32,
+        /// Who (the first few).
+        first: Vec<ServerId>,
+    },
 }
 
 /// A server that takes a slot, and why.

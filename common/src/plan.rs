@@ -5,6 +5,7 @@
 //! the coordinator's planner's business.
 
 mod check;
+mod order;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use order::{OrderRule, Within};
 pub use stage::Stage;
 
 pub use crate::document::Problem as PlanProblem;
@@ -71,6 +73,9 @@ pub struct Plan {
     /// Who goes first, and what must be shown before the others follow. Empty: everyone at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
+    /// Who starts only when others are done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<OrderRule>,
 }
 
 /// Which servers a plan is for: those that match every list that is not empty, and are not in `except`.

@@ -7,6 +7,7 @@
 
 pub mod arithmetic;
 mod contradictions;
+mod order;
 mod stages;
 mod words;
 
@@ -207,7 +208,10 @@ pub fn assess(
         Some(staged) => staged.finish_s,
         None => slowest.and_then(|share| share.finish_s),
     };
-    let Staged { rows: stages, stuck, .. } = staged.unwrap_or_default();
+    let Staged { rows: stages, mut stuck, .. } = staged.unwrap_or_default();
+    if stuck.is_empty() {
+        stuck.extend(order::circle(plan, &selected));
+    }
     let in_time = stages.is_empty() || finish_s.is_some_and(|finish_s| finish_s <= window_s);
     Ok(Assessment {
         feasible: short.is_empty() && stuck.is_empty() && in_time,

@@ -15,6 +15,7 @@ use lunar_common::phase::Phase;
 use lunar_common::plan::LeaseTerms;
 use lunar_common::time::millis;
 
+use crate::campaign::order::Order;
 use crate::campaign::rules::{Labels, Picks, Rules};
 use crate::campaign::stage::{Candidate, Ending, Stages};
 use crate::event::{EventBody, Evidence, Member, Task, Terms};
@@ -62,6 +63,8 @@ pub(crate) struct Campaign {
     pub(crate) picks: Arc<Picks>,
     /// `None`: everyone may start at once.
     pub(crate) stages: Option<Stages>,
+    /// `None`: nobody waits for others.
+    pub(crate) order: Option<Order>,
     pub(crate) outcomes: OutcomeCounts,
 }
 
@@ -161,7 +164,10 @@ impl State {
                 let record = self.server_mut(server);
                 record.revoked = true;
                 record.progress.values_mut().for_each(|progress| progress.queued = None);
-                self.each_stages(|stages| stages.remove(server));
+                self.each_campaign(|campaign| {
+                    campaign.stages.iter_mut().for_each(|stages| stages.remove(server));
+                    campaign.order.iter_mut().for_each(|order| order.remove(server));
+                });
             }
             EventBody::PlanAccepted { terms, signers: _ } => self.accept(terms),
             EventBody::Halted { campaign, sequence, reason, signers: _ } => {
@@ -215,14 +221,14 @@ impl State {
                 if let Some(task) = &task {
                     self.ended(server, *lease, task, Ending::Failed);
                 }
-                self.each_stages(|stages| stages.write_off(server, true));
+                self.write_off(server, true);
                 let record = self.server_mut(server);
                 record.reaped = record.reaped.max(fence);
                 record.reap_seen = *sequence;
                 record.written_off = true;
             }
             EventBody::WrittenOff { server, sequence, reason: _, signers: _ } => {
-                self.each_stages(|stages| stages.write_off(server, true));
+                self.write_off(server, true);
                 let record = self.server_mut(server);
                 record.reap_seen = *sequence;
                 record.written_off = true;
@@ -232,7 +238,7 @@ impl State {
             }
             EventBody::Returned { server } => {
                 self.server_mut(server).written_off = false;
-                self.each_stages(|stages| stages.write_off(server, false));
+                self.write_off(server, false);
             }
             EventBody::Transition { server, transition } => {
                 self.server_mut(server).transitions_kept = Some(transition.index);
@@ -252,6 +258,7 @@ impl State {
             }
             EventBody::Arrived { server, campaign, plan } => {
                 self.in_stages(campaign, |stages| stages.arrived(*plan, server));
+                self.completed(server, campaign, *plan);
             }
             EventBody::Soaked { campaign, plan, stage, soaked_ms } => {
                 self.in_stages(campaign, |stages| stages.soaked(*plan, *stage, *soaked_ms));
@@ -312,13 +319,16 @@ impl State {
             if let Some(stages) = &mut campaign.stages {
                 stages.admit(&candidate, selected, same_machine);
             }
+            if let Some(order) = &mut campaign.order {
+                order.admit(&candidate, selected, same_machine);
+            }
         }
     }
 
     fn accept(&mut self, terms: &Terms) {
         let terms = Arc::new(terms.clone());
         let rules = self.rules_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
-        let Rules { picks, stages } = rules.map(|(_, rules)| rules).unwrap_or_default();
+        let Rules { picks, stages, order } = rules.map(|(_, rules)| rules).unwrap_or_default();
         let outcomes = match self.campaigns.get(&terms.campaign) {
             Some(campaign) => {
                 assert_ne!(terms.plan, campaign.terms.plan, "a plan is accepted once");
@@ -326,9 +336,14 @@ impl State {
             }
             None => OutcomeCounts::default(),
         };
-        let mut campaign =
-            Campaign { terms: Arc::clone(&terms), picks: Arc::new(picks), stages: None, outcomes };
-        if !stages.is_empty() {
+        let mut campaign = Campaign {
+            terms: Arc::clone(&terms),
+            picks: Arc::new(picks),
+            stages: None,
+            order: None,
+            outcomes,
+        };
+        if !stages.is_empty() || !order.is_empty() {
             let selected: Vec<Candidate<'_>> = self
                 .servers
                 .values()
@@ -339,7 +354,9 @@ impl State {
                     written_off: server.written_off,
                 })
                 .collect();
-            campaign.stages = Some(Stages::deal(terms.plan, stages, &selected));
+            let (in_stages, in_order) = (!stages.is_empty(), !order.is_empty());
+            campaign.stages = in_stages.then(|| Stages::deal(terms.plan, stages, &selected));
+            campaign.order = in_order.then(|| Order::new(order, &selected));
         }
         self.campaigns.insert(terms.campaign.clone(), campaign);
     }
@@ -350,8 +367,23 @@ impl State {
         }
     }
 
-    fn each_stages(&mut self, change: impl Fn(&mut Stages)) {
-        self.campaigns.values_mut().filter_map(|campaign| campaign.stages.as_mut()).for_each(change);
+    fn each_campaign(&mut self, change: impl Fn(&mut Campaign)) {
+        self.campaigns.values_mut().for_each(change);
+    }
+
+    fn write_off(&mut self, server: &ServerId, written_off: bool) {
+        self.each_campaign(|campaign| {
+            campaign.stages.iter_mut().for_each(|stages| stages.write_off(server, written_off));
+            campaign.order.iter_mut().for_each(|order| order.write_off(server, written_off));
+        });
+    }
+
+    /// A server runs a plan's version.
+    fn completed(&mut self, server: &ServerId, campaign: &CampaignId, plan: DocumentHash) {
+        let found = self.campaigns.get_mut(campaign).filter(|found| found.terms.plan == plan);
+        if let Some(order) = found.and_then(|found| found.order.as_mut()) {
+            order.completed(server);
+        }
     }
 
     fn opened(&mut self, server: &ServerId, lease: LeaseId, task: &Task) {
@@ -360,6 +392,9 @@ impl State {
 
     fn ended(&mut self, server: &ServerId, lease: LeaseId, task: &Task, ending: Ending) {
         self.in_stages(&task.campaign, |stages| stages.ended(task.plan, server, lease, ending));
+        if ending == Ending::Succeeded {
+            self.completed(server, &task.campaign, task.plan);
+        }
     }
 
     /// A new attempt goes to the end; the same attempt, or any by a newer plan, keeps its place.

@@ -80,6 +80,15 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
             "{server} waits in stage {stage}: the {size} starts of this wave are given; it goes on when the \
              {unknown} that have not ended have"
         ),
+        WaitReason::Order { rule, pending, first } => {
+            let named: Vec<String> = first.iter().map(ToString::to_string).collect();
+            let more = (*pending as usize).saturating_sub(named.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!(
+                "{server} waits for {}{more} by the plan's order ({rule}); it goes on when they are done",
+                named.join(", ")
+            )
+        }
         WaitReason::NoStage => format!(
             "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
              with a stage for it"

@@ -121,8 +121,9 @@ pub(crate) fn tell(event: &EventBody) -> String {
             format!("{server} {} -> {}: {}", transition.from, transition.to, transition.cause)
         }
         EventBody::PlanRules { campaign, rules, .. } => {
-            let names: Vec<_> = rules.stages.iter().map(|stage| stage.name.to_string()).collect();
-            format!("plan {campaign} goes by stages: {}", names.join(", "))
+            let stages = rules.stages.iter().map(|stage| format!("stage {}", stage.name));
+            let told: Vec<_> = stages.chain(rules.order.iter().map(|rule| rule.told.clone())).collect();
+            format!("plan {campaign} goes by an order: {}", told.join(", "))
         }
         EventBody::Labelled { server, labels } => {
             let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name} = {value}")).collect();

@@ -3,7 +3,6 @@
 //! Owns the writing, signing, publishing and showing of plans; checking is `plan_check`'s. Main invariant: a plan is published only
 //! once it passes its own checks, the planner and this directory's gate; every mistake is told with its place.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -11,7 +10,7 @@ use lunar_common::document::{Document, Kind, SignedDocument};
 use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
-use lunar_common::plan::{Plan, Select, Stage};
+use lunar_common::plan::{Plan, Stage};
 use lunar_common::trust::{Counted, TrustState};
 use lunar_host::exit::{Exit, Failure};
 use lunar_host::{clock, documents};
@@ -510,6 +509,9 @@ fn in_detail(one: &Shown) -> String {
     for (stage, after) in plan.stages.iter().zip(Stage::order(&plan.stages)) {
         row("stage", stage_in_short(stage, &after, &plan.stages));
     }
+    for rule in &plan.order {
+        row("order", rule.to_string());
+    }
     row(
         "probes",
         plan.health.probes.iter().map(|probe| probe.name.to_string()).collect::<Vec<_>>().join(", "),
@@ -519,7 +521,7 @@ fn in_detail(one: &Shown) -> String {
 
 /// A stage in one line: who, how fast, and what its gate asks for.
 fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
-    let mut text = format!("{}: {}", stage.name, selected(&stage.select));
+    let mut text = format!("{}: {}", stage.name, stage.select);
     match (stage.size, stage.percent) {
         (Some(size), _) => text += &format!(", {size} of them"),
         (None, Some(percent)) => text += &format!(", {percent} % of them"),
@@ -534,27 +536,4 @@ fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
     }
     let per_10000 = stage.success_per_10000;
     text + &format!("; passes at {}.{:02} %, soaked for {} s", per_10000 / 100, per_10000 % 100, stage.soak_s)
-}
-
-/// Whom a selector takes, in short.
-fn selected(select: &Select) -> String {
-    fn list<T: ToString>(what: &str, items: &BTreeSet<T>) -> Option<String> {
-        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-        (!items.is_empty()).then(|| format!("{what} {}", items.join(" or ")))
-    }
-    let labels = select.labels.iter().filter_map(|(name, values)| list(&format!("{name} ="), values));
-    let parts: Vec<String> = [
-        list("tier", &select.tiers),
-        list("site", &select.sites),
-        list("cluster", &select.clusters),
-        list("service", &select.services),
-        list("group", &select.groups),
-        list("server", &select.servers),
-        list("not", &select.except),
-    ]
-    .into_iter()
-    .flatten()
-    .chain(labels)
-    .collect();
-    if parts.is_empty() { "all that are left".to_owned() } else { parts.join(", ") }
 }

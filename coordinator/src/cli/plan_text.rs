@@ -83,14 +83,17 @@ impl Draft {
     fn write_stages(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
-            "# Who goes first. A server belongs to the first stage that selects it and has room for it; a stage begins\n\
-             # when the one before it has passed (or those in `after = [\"…\"]`): so many of 10,000 servers, and of 10,000\n\
-             # attempts, succeeded, and that held for soak_s. Also: `size` or `percent` of those selected, drawn by the\n\
-             # plan's hash; `wave_max`: starts in waves of 1, 2, 4, … up to it; selectors by labels and groups too, as in"
+            "# Who goes first. A server belongs to the first stage that selects it and has room for it. A stage begins\n\
+             # when the one before it, or those in `after = [\"…\"]`, have passed: of 10,000 servers, and of 10,000 attempts,\n\
+             # so many succeeded, and that held for soak_s. `size` or `percent`: only so many of those selected, drawn by\n\
+             # the plan's hash. `wave_max`: starts in waves of 1, 2, 4, … up to it. Selectors take groups and labels too, as\n\
+             # in select = {{ labels = {{ pool = [\"staging\"] }} }}. Without stages, all may start at once.\n"
         )?;
         writeln!(
             out,
-            "# select = {{ labels = {{ pool = [\"staging\"] }} }}. Without stages, all may start at once.\n"
+            "# Who waits for whom, beside the stages (followers before leaders, one service before another):\n\
+             # [[order]]\n# within = \"cluster\"     # or group, site; left out: all of the campaign\n\
+             # select = {{ labels = {{ role = [\"leader\"] }} }}\n# after = {{ labels = {{ role = [\"follower\"] }} }}\n"
         )?;
         for stage in &self.stages {
             writeln!(out, "[[stages]]\nname = \"{}\"", stage.name)?;

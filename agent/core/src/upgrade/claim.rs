@@ -303,6 +303,7 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::Wave { stage, size, .. } => {
             format!("the {size} starts of stage {stage}'s wave are given")
         }
+        WaitReason::Order { rule, pending, .. } => format!("{pending} go first ({rule})"),
         WaitReason::NoStage => "no stage of the plan selects this server".into(),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::gate::Demand;
 use lunar_common::ids::{GroupId, StageName};
-use lunar_common::plan::{Plan, Select, Stage, labels_match};
+use lunar_common::plan::{OrderRule, Plan, Select, Stage, Within, labels_match};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Member, Selection};
@@ -22,6 +22,38 @@ pub struct Rules {
     pub picks: Picks,
     /// The stages, as written.
     pub stages: Vec<StageTerms>,
+    /// Who waits for whom.
+    pub order: Vec<OrderTerms>,
+}
+
+/// One [`OrderRule`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderTerms {
+    /// Only for servers of the same place.
+    pub within: Option<Within>,
+    /// These wait,
+    pub select: Selection,
+    /// and which of those,
+    pub picks: Picks,
+    /// for these,
+    pub after: Selection,
+    /// and which of those.
+    pub after_picks: Picks,
+    /// The rule, in words.
+    pub told: String,
+}
+
+impl From<&OrderRule> for OrderTerms {
+    fn from(rule: &OrderRule) -> Self {
+        Self {
+            within: rule.within,
+            select: Selection::from(&rule.select),
+            picks: Picks::of(&rule.select),
+            after: Selection::from(&rule.after),
+            after_picks: Picks::of(&rule.after),
+            told: rule.to_string(),
+        }
+    }
 }
 
 /// The part of a [`Select`] that [`Selection`] has no place for.
@@ -59,10 +91,11 @@ impl Rules {
     #[must_use]
     pub fn of(plan: &Plan) -> Option<Self> {
         let picks = Picks::of(&plan.select);
-        if plan.stages.is_empty() && picks == Picks::default() {
+        if plan.stages.is_empty() && plan.order.is_empty() && picks == Picks::default() {
             return None;
         }
-        Some(Self { picks, stages: StageTerms::of(&plan.stages) })
+        let order = plan.order.iter().map(OrderTerms::from).collect();
+        Some(Self { picks, stages: StageTerms::of(&plan.stages), order })
     }
 }
 

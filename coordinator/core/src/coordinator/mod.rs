@@ -141,12 +141,14 @@ impl Coordinator {
             EventBody::ServerEnrolled { member } => {
                 self.waiting.remove_server(&member.server);
                 self.forget_in_gates(&member.server);
+                self.wake_everyone_in_order();
                 self.recount(&member.server);
             }
             EventBody::ServerRevoked { server, .. } => {
                 self.waiting.remove_server(server);
                 self.forget(server);
                 self.forget_in_gates(server);
+                self.wake_everyone_in_order();
                 self.recount(server);
             }
             EventBody::Granted(granted) => {
@@ -161,6 +163,7 @@ impl Coordinator {
             | EventBody::Returned { server }
             | EventBody::Arrived { server, .. } => {
                 self.ended_in_stages();
+                self.wake_those_behind(server);
                 self.recount(server);
             }
             EventBody::Started { server, .. }

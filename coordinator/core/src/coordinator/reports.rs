@@ -86,8 +86,10 @@ impl Coordinator {
         let server = &report.server;
         for status in report.campaigns.iter().filter(|status| status.phase == Phase::Complete) {
             let Some(campaign) = self.state.campaigns.get(&status.campaign) else { continue };
-            let Some(stages) = campaign.stages.as_ref() else { continue };
-            if campaign.terms.plan == status.plan && stages.awaits_word(server) {
+            let stages = campaign.stages.as_ref().is_some_and(|stages| stages.awaits_word(server));
+            let order = campaign.order.as_ref().is_some_and(|order| order.awaits_word(server));
+            let held = self.state.leases.contains_key(server);
+            if campaign.terms.plan == status.plan && (stages || order && !held) {
                 let (campaign, plan) = (status.campaign.clone(), status.plan);
                 self.record(EventBody::Arrived { server: server.clone(), campaign, plan });
             }

@@ -35,6 +35,8 @@ pub(crate) enum Obstacle {
     Wave(u16),
     /// No stage of the plan selects it.
     NoStage,
+    /// Servers that go before it are not done.
+    Order,
     /// A limit is reached.
     Full(LimitScope),
     /// A limit has one slot left, which is kept for a claim that waited too long.
@@ -70,6 +72,7 @@ impl Coordinator {
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
+            .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
             .or_else(|| self.full_scope(campaign, &server.member).map(Obstacle::Full))
             .or_else(|| self.kept_scope(campaign, &server.member, entry, kept).map(Obstacle::Kept))
@@ -177,6 +180,7 @@ impl Coordinator {
                 | Obstacle::Gate { .. }
                 | Obstacle::Wave(_)
                 | Obstacle::NoStage
+                | Obstacle::Order
                 | Obstacle::Kept(_)
                 | Obstacle::HoldsLease
                 | Obstacle::Unreachable
@@ -219,6 +223,7 @@ impl Coordinator {
             Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
             Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
             Obstacle::NoStage => WaitReason::NoStage,
+            Obstacle::Order => self.explain_order(campaign, server),
             Obstacle::Full(scope) => WaitReason::Limit {
                 limit: self.limit(campaign, &scope).unwrap_or(u32::MAX),
                 taken: self.occupancies.taken(&scope),

@@ -79,7 +79,8 @@ impl Coordinator {
             Obstacle::Full(_) => Judgement::SkipClass,
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
             Obstacle::Kept(_) => Judgement::SkipClass,
-            Obstacle::HoldsLease
+            Obstacle::Order
+            | Obstacle::HoldsLease
             | Obstacle::Unreachable
             | Obstacle::EnrolmentExpired
             | Obstacle::NotHealthy(_)

@@ -256,6 +256,16 @@ impl Waiting {
         woken
     }
 
+    /// Anything may have changed: whoever was parked by itself is ready again. Whether any was.
+    pub(crate) fn wake_all(&mut self) -> bool {
+        let parked = self.entries.iter().filter(|(_, entry)| entry.parked == Parked::ByItself);
+        let keys: Vec<Key> = parked.map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            self.park(key, Parked::Ready);
+        }
+        !keys.is_empty()
+    }
+
     fn keys_of(&self, server: &ServerId) -> Vec<Key> {
         let from = self.entries.range((server.clone(), lowest_campaign())..);
         from.map(|(key, _)| key).take_while(|(of, _)| of == server).cloned().collect()

@@ -219,3 +219,35 @@ fn a_stage_without_a_server_and_a_server_without_a_stage_are_refused() {
         assert!(said.contains(words), "{words}: {said}");
     }
 }
+
+#[test]
+fn servers_that_would_wait_for_each_other_are_named() {
+    let ordered = |more: &str| {
+        let plan = plan(&format!(
+            "{STAGES}[[order]]\nselect = {{ services = [\"s1-t3\"] }}\nafter = {{ services = [\"s2-t3\"] }}\n{more}"
+        ));
+        let quick = Assumptions { hold_s: 300, ..Assumptions::of(&plan) };
+        assess(&plan, &moon(), quick, Calendar::DAY_S, START).unwrap()
+    };
+    // Both are in the canary and in tier 3: a canary of one would wait for servers of the other that come later.
+    let said = ordered("").to_string();
+    assert!(said.contains("never done: order: ") && said.contains("stage canary"), "{said}");
+
+    let no_stages = |text: &str| {
+        let plan = plan(text);
+        let quick = Assumptions { hold_s: 60, ..Assumptions::of(&plan) };
+        assess(&plan, &moon(), quick, Calendar::DAY_S, START).unwrap()
+    };
+    let leaders = "[[order]]\nwithin = \"site\"\nselect = { tiers = [1] }\nafter = { tiers = [2] }\n";
+    assert!(no_stages(leaders).stuck.is_empty());
+    let crossed = format!(
+        "{leaders}[[order]]\nselect = {{ tiers = [2], sites = [\"s1\"] }}\nafter = {{ tiers = [1], sites = [\"s1\"] }}\n"
+    );
+    let crossed = no_stages(&crossed);
+    assert!(!crossed.feasible);
+    assert!(
+        crossed.stuck[0].contains("s1-t1-") && crossed.stuck[0].contains("s1-t2-"),
+        "{:?}",
+        crossed.stuck
+    );
+}
