@@ -132,6 +132,12 @@ impl CheckCommand {
                 None
             }
             Ok(scenario) => {
+                if !plan.stages.is_empty() || !plan.order.is_empty() {
+                    warnings.push(
+                        "simulated without its stages and its order: the figures above add those up"
+                            .to_owned(),
+                    );
+                }
                 let forecast = Forecast::of(&Arc::new(scenario), self.seeds);
                 if forecast.is_none() {
                     warnings.push(format!(

@@ -12,4 +12,6 @@ pub(crate) mod stage;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use crate::event::{EventBody, Member, Selection};
 const FLEET: [&str; 5] = ["a 3 x x1 -", "b 3 x x1 -", "c 2 x x1 -", "d 2 x x1 -", "e 1 x x1 -"];
 
 /// A stage that selects a tier, and waits for those at these places.
-fn stage(name: &str, tier: Option<Tier>, after: &[u16]) -> StageTerms {
+pub(super) fn stage(name: &str, tier: Option<Tier>, after: &[u16]) -> StageTerms {
     StageTerms {
         name: StageName::new(name).unwrap(),
         after: after.to_vec(),
