@@ -10,6 +10,7 @@ use lunar_common::bounds::GROUP_MEMBERS_MAX;
 use lunar_common::health::{Outcome, Verdict, When};
 use lunar_common::ids::{PeerKey, ProbeName};
 use lunar_common::lease::{GroupAnswer, GroupQuestion};
+use lunar_common::phase::Phase;
 use lunar_common::plan::Plan;
 use lunar_common::time::{Moment, Now};
 
@@ -22,6 +23,11 @@ use crate::timer::Timer;
 /// Between two rounds outside an upgrade: often enough to notice a failure before a neighbour starts, seldom
 /// enough to cost nothing.
 const PULSE: Duration = Duration::from_secs(60);
+
+/// The same while nothing is under way here, or only a place in the queue: the upgrade makes rounds of its own
+/// when it matters, whoever is about to start asks its neighbours anew, and a coordinator hears of such a server
+/// every five minutes. Ten thousand servers would else run ten thousand rounds a minute for nothing.
+const PULSE_IDLE: Duration = Duration::from_secs(300);
 
 /// A round this young answers a neighbour too: members of a group ask one after the other.
 const FRESH: Duration = Duration::from_secs(5);
@@ -62,7 +68,8 @@ impl Neighbour {
 
     /// Time for a round, unless one is under way, nothing says what to probe, or the upgrade probes itself.
     pub(crate) fn pulse(&mut self, desk: &mut Desk, now: Now) {
-        desk.timers.set(Timer::Health, now.moment.after(PULSE));
+        let calm = self.verdict == Verdict::Healthy && matches!(desk.phase(), None | Some(Phase::Queued));
+        desk.timers.set(Timer::Health, now.moment.after(if calm { PULSE_IDLE } else { PULSE }));
         // The upgrade's own rounds count: nothing is probed twice within half a pulse.
         let lately = self.at.is_some_and(|at| now.moment.since(at) < PULSE / 2);
         if lately || self.round.is_some() || desk.is_down() {

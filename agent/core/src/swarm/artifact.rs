@@ -47,6 +47,13 @@ pub(super) struct Membership {
     takings_counted: bool,
 }
 
+impl Membership {
+    /// Whether it said that it is fetching something into its site or the fleet.
+    pub(super) fn is_taking(&self) -> bool {
+        !self.taking.is_empty()
+    }
+}
+
 /// One artifact's swarm.
 #[derive(Debug, Clone)]
 pub(super) struct Artifact {
@@ -63,6 +70,8 @@ pub(super) struct Artifact {
     pub(super) helping_oneself: bool,
     pub(super) last_received: Moment,
     pub(super) received: BytesBySource,
+    /// Chunks that are here and that listeners were not told of.
+    pub(super) untold: Vec<u32>,
     pub(super) complete: bool,
 }
 
@@ -87,6 +96,7 @@ impl Artifact {
             helping_oneself: false,
             last_received: now,
             received: BytesBySource::default(),
+            untold: Vec::new(),
             complete: false,
         }
     }
@@ -159,6 +169,11 @@ impl Artifact {
     pub(super) fn said(&mut self, key: &PeerKey, peer: &Peer, word: Word, now: Moment) -> bool {
         let chunks = self.picker.as_ref().map(Picker::len);
         let membership = self.members.entry(*key).or_default();
+        // Chunks alone change neither who counts as live nor whose copies are counted.
+        let changes_little = membership.answered
+            && !membership.silent
+            && membership.told.is_some()
+            && !matches!(word, Word::HaveSet(_));
         membership.answered = true;
         membership.silent = false;
         membership.last_said = now;
@@ -169,6 +184,7 @@ impl Artifact {
             Word::Have(chunk) | Word::Taking(chunk) | Word::Left(chunk) => {
                 known.is_none_or(|chunks| *chunk < chunks)
             }
+            Word::Haves(new) => known.is_none_or(|chunks| new.iter().all(|chunk| *chunk < chunks)),
         };
         // Single chunks mean something only after a have-set; before it they are neither kept nor lies.
         if possible && (known.is_some() || matches!(word, Word::HaveSet(_))) {
@@ -185,18 +201,20 @@ impl Artifact {
                     self.set_taking(key, peer.class, chunk, false);
                     self.set_copy(key, peer.class, chunk, true);
                 }
+                Word::Haves(chunks) => {
+                    for chunk in chunks {
+                        self.set_taking(key, peer.class, chunk, false);
+                        self.set_copy(key, peer.class, chunk, true);
+                    }
+                }
                 Word::Taking(chunk) => self.set_taking(key, peer.class, chunk, true),
                 Word::Left(chunk) => self.set_taking(key, peer.class, chunk, false),
             }
         }
-        self.reconsider(key, peer);
+        if !changes_little {
+            self.reconsider(key, peer);
+        }
         possible
-    }
-
-    /// Whether a member is known to have a chunk, and counts as a source.
-    pub(super) fn offers(&self, key: &PeerKey, chunk: u32) -> bool {
-        let told = self.members.get(key).and_then(|membership| membership.told.as_ref());
-        told.is_some_and(|told| told.contains(chunk))
     }
 
     /// A member does not have a chunk after all.

@@ -19,6 +19,11 @@ pub struct Config {
     pub earth_in_flight_max: u32,
     /// Gateways a site: the members that fetch for it over the Earth link and from other sites (H3: three).
     pub gateways_per_site: usize,
+    /// Chunks that listeners are told of in one message. What a site got from itself is told in batches, or most
+    /// of what is sent would be announcements; what came into the site is told at once.
+    pub haves_per_message: usize,
+    /// Longest that listeners wait to be told of a chunk.
+    pub announce_within: Duration,
     /// Connections to members of the same site, gateways included. 8 in flight need few sources.
     pub neighbours_max: usize,
     /// A request's time before its bytes are counted, same site.
@@ -58,6 +63,8 @@ impl Default for Config {
             earth_bytes_in_flight: 30_000_000 / 8 * 5 / 2 * 3 / 2,
             earth_in_flight_max: 64,
             gateways_per_site: 3,
+            haves_per_message: 16,
+            announce_within: Duration::from_millis(250),
             neighbours_max: 12,
             patience_site: Duration::from_secs(5),
             patience_sites: Duration::from_secs(10),

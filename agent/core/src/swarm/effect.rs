@@ -58,7 +58,7 @@ pub enum Effect {
         /// Which.
         request: RequestId,
     },
-    /// Tell every listener that a chunk is here.
+    /// Tell every listener that a chunk is here. Several in a row go into one message.
     AnnounceHave {
         /// Of which artifact.
         artifact: ArtifactId,

@@ -38,7 +38,7 @@ impl Swarm {
             let Some(state) = self.artifacts.get(&artifact) else { return };
             let elsewhere = [Class::Site, Class::Sites].into_iter().find_map(|class| {
                 let sources = self.sources_with_room(state, class, self.config.in_flight_max);
-                Some((class, self.source(state, chunk, &sources, Some(flight.peer))?))
+                Some((class, self.source(chunk, &sources, Some(flight.peer))?))
             });
             if let Some((class, peer)) = elsewhere {
                 self.request(artifact, flight.item, class, peer, now);

@@ -30,6 +30,8 @@ pub enum Word {
     HaveSet(HaveSet),
     /// It has one more chunk.
     Have(u32),
+    /// It has these chunks more.
+    Haves(Vec<u32>),
     /// It is fetching this chunk into its site, or into the fleet: others need not.
     Taking(u32),
     /// It gave that up.

@@ -30,6 +30,9 @@ impl Swarm {
             self.gone(key);
         }
         if self.peers.len() < PEERS_MAX {
+            if origin {
+                self.origins.insert(key);
+            }
             self.peers.entry(key).or_insert_with(|| Peer::new(site, class));
             self.links_changed = true;
         }
@@ -56,6 +59,7 @@ impl Swarm {
         }
         self.timers.disarm(Timer::Peer(key));
         let Some(peer) = self.peers.remove(&key) else { return };
+        self.origins.remove(&key);
         for state in self.artifacts.values_mut() {
             state.remove_member(&key, &peer);
         }
@@ -66,10 +70,15 @@ impl Swarm {
     }
 
     pub(super) fn connected(&mut self, key: PeerKey) {
+        let in_site = self.peers.values().filter(|peer| peer.class == Class::Site);
+        let linked_in_site = in_site.filter(|peer| peer.link == Link::Connected).count();
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        // Whoever is connected to is listened to. Of those that connected by themselves a few are: a gateway has
+        // its whole site connected to it, and would hear everything a thousand times.
+        let asked = peer.link == Link::Connecting || peer.class == Class::Sites;
+        let talks = peer.class != Class::Earth && (asked || linked_in_site < self.config.neighbours_max);
         peer.link = Link::Connected;
         peer.resting_until = None;
-        let talks = peer.class != Class::Earth;
         for (artifact, state) in &mut self.artifacts {
             state.reconsider(&key, peer);
             if talks && !state.complete {
@@ -164,8 +173,7 @@ impl Swarm {
     pub(super) fn connect_to_needed(&mut self) {
         let mut needed: Vec<PeerKey> = Vec::new();
         if self.needs_earth() {
-            let origins = self.peers.iter().filter(|(_, peer)| peer.class == Class::Earth);
-            needed.extend(origins.map(|(key, _)| *key));
+            needed.extend(&self.origins);
         }
         if std::mem::take(&mut self.links_changed) {
             for state in self.artifacts.values().filter(|state| !state.complete) {

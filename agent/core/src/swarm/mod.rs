@@ -26,7 +26,7 @@ mod requests;
 mod tests;
 mod timers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use lunar_common::have_set::HaveSet;
@@ -69,6 +69,8 @@ pub struct Swarm {
     me: PeerKey,
     site: SiteId,
     peers: BTreeMap<PeerKey, Peer>,
+    /// Those of the peers that are origins.
+    origins: BTreeSet<PeerKey>,
     artifacts: BTreeMap<ArtifactId, Artifact>,
     in_flight: InFlight,
     timers: Timers,
@@ -85,6 +87,7 @@ impl Swarm {
             me,
             site,
             peers: BTreeMap::new(),
+            origins: BTreeSet::new(),
             artifacts: BTreeMap::new(),
             in_flight: InFlight::default(),
             timers: Timers::default(),
@@ -136,6 +139,7 @@ impl Swarm {
                 // `fill` plays the end-game; the timer only wakes it.
                 Timer::EndGame(_) => {}
                 Timer::Stall(artifact) => self.stalled(artifact, now),
+                Timer::Announce(artifact) => self.announce(artifact),
             }
         }
         self.fill(now);
@@ -200,10 +204,20 @@ impl Swarm {
                 let bytes = u64::from(picker.frame_bytes(*chunk));
                 picker.got(*chunk, rules);
                 state.received.local = state.received.local.saturating_add(bytes);
-                self.effects.push_back(Effect::AnnounceHave { artifact, chunk: *chunk });
+                state.untold.push(*chunk);
             }
         }
+        self.announce(artifact);
         self.complete_if_so(artifact);
+    }
+
+    /// Tells listeners of what they were not told.
+    fn announce(&mut self, artifact: ArtifactId) {
+        self.timers.disarm(Timer::Announce(artifact));
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        for chunk in std::mem::take(&mut state.untold) {
+            self.effects.push_back(Effect::AnnounceHave { artifact, chunk });
+        }
     }
 
     fn forget(&mut self, artifact: ArtifactId) {
@@ -230,13 +244,14 @@ impl Swarm {
             return;
         }
         state.complete = true;
+        self.announce(artifact);
         self.disarm_all(artifact);
         self.effects.push_back(Effect::Unsubscribe { artifact });
         self.effects.push_back(Effect::Complete { artifact });
     }
 
     fn disarm_all(&mut self, artifact: ArtifactId) {
-        for timer in [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall] {
+        for timer in [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall, Timer::Announce] {
             self.timers.disarm(timer(artifact));
         }
     }
@@ -260,15 +275,20 @@ impl Swarm {
     fn look_for_silent(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         let mean = state.picker.as_ref().map_or(0, Picker::frame_bytes_mean);
-        let patience =
-            self.config.silence + Duration::from_secs(mean / self.config.rate_floor_bytes_s.max(1));
+        let at_the_floor = Duration::from_secs(mean / self.config.rate_floor_bytes_s.max(1));
         let gateways: Vec<PeerKey> = state.duty.gateways().filter(|key| *key != self.me).collect();
         for key in gateways {
             let (Some(peer), Some(membership)) = (self.peers.get(&key), state.members.get_mut(&key)) else {
                 continue;
             };
             let owes = membership.told.as_ref().is_none_or(|told| !told.is_complete());
-            if owes && !membership.silent && now.since(membership.last_said) >= patience {
+            // Whoever waits for the Earth link has nothing to say until an answer comes, or its patience ends.
+            let waits = if membership.is_taking() {
+                self.config.patience_earth + LOOK_AGAIN * 4
+            } else {
+                self.config.silence
+            };
+            if owes && !membership.silent && now.since(membership.last_said) >= waits + at_the_floor {
                 membership.silent = true;
                 state.reconsider(&key, peer);
                 self.links_changed = true;

@@ -16,6 +16,7 @@ use super::peers::Class;
 #[derive(Debug, Clone)]
 pub(super) struct Picker {
     frame_bytes: Vec<u32>,
+    frame_bytes_mean: u64,
     have: HaveSet,
     had: u32,
     under_way: Vec<bool>,
@@ -44,7 +45,9 @@ impl Picker {
     pub(super) fn new(frame_bytes: Vec<u32>, have: HaveSet, key: &[&[u8]]) -> Self {
         let count = frame_bytes.len();
         let had = have.count();
+        let sum: u64 = frame_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
         Self {
+            frame_bytes_mean: (sum / frame_bytes.len().max(1) as u64).max(1),
             frame_bytes,
             have,
             had,
@@ -86,8 +89,7 @@ impl Picker {
 
     /// The mean frame length, at least 1.
     pub(super) fn frame_bytes_mean(&self) -> u64 {
-        let sum: u64 = self.frame_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
-        (sum / self.frame_bytes.len().max(1) as u64).max(1)
+        self.frame_bytes_mean
     }
 
     /// A chunk is here.

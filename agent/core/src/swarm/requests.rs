@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, PeerKey};
 use lunar_common::order::draw;
 use lunar_common::time::Moment;
@@ -64,6 +65,9 @@ impl Swarm {
     fn fill_from_earth(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get(&artifact) else { return };
         let Some(picker) = state.picker.as_ref() else { return };
+        if !picker.is_ready(Class::Earth) {
+            return;
+        }
         let gateways = u64::try_from(state.duty.gateways_count()).unwrap_or(u64::MAX);
         let share = self.config.earth_bytes_in_flight / gateways;
         let slots =
@@ -103,6 +107,9 @@ impl Swarm {
     /// The rarest chunk that a source of this class can be asked for now, and the least busy such source.
     fn choose(&self, artifact: ArtifactId, class: Class) -> Option<(u32, PeerKey)> {
         let state = self.artifacts.get(&artifact)?;
+        if !state.picker.as_ref()?.is_ready(class) {
+            return None;
+        }
         // The rarest chunks are often all at one source: waiting in its queue must not take every slot.
         let count = u32::try_from(state.sources.len()).unwrap_or(u32::MAX).max(1);
         let room = (self.config.in_flight_max / count).max(PER_SOURCE_MIN);
@@ -111,35 +118,45 @@ impl Swarm {
             return None;
         }
         let mut ready = state.picker.as_ref()?.ready(class).take(LOOKED_AT_MAX);
-        ready.find_map(|chunk| Some((chunk, self.source(state, chunk, &sources, None)?)))
+        ready.find_map(|chunk| Some((chunk, self.source(chunk, &sources, None)?)))
     }
 
     /// The sources of a class with less than `room` in flight to them.
-    pub(super) fn sources_with_room(&self, state: &Artifact, class: Class, room: u32) -> Vec<(PeerKey, u32)> {
+    pub(super) fn sources_with_room<'a>(
+        &'a self,
+        state: &'a Artifact,
+        class: Class,
+        room: u32,
+    ) -> Vec<Source<'a>> {
         let sources = state.sources.iter().filter_map(|key| Some((key, self.peers.get(key)?)));
         sources
             .filter(|(_, peer)| peer.class == class && peer.in_flight < room && peer.is_askable())
-            .map(|(key, peer)| (*key, peer.in_flight))
+            .filter_map(|(key, peer)| {
+                let told = state.members.get(key)?.told.as_ref()?;
+                Some(Source { key: *key, in_flight: peer.in_flight, told })
+            })
             .collect()
     }
 
     /// The least busy of some sources that has a chunk, other than `except`.
     pub(super) fn source(
         &self,
-        state: &Artifact,
         chunk: u32,
-        sources: &[(PeerKey, u32)],
+        sources: &[Source<'_>],
         except: Option<PeerKey>,
     ) -> Option<PeerKey> {
-        let tie = |key: &PeerKey| draw("swarm source", &[&self.me.0, &key.0, &chunk.to_le_bytes()]);
-        let offering = sources.iter().filter(|(key, _)| Some(*key) != except && state.offers(key, chunk));
-        offering.min_by_key(|(key, in_flight)| (*in_flight, tie(key))).map(|(key, _)| *key)
+        let offering =
+            sources.iter().filter(|source| Some(source.key) != except && source.told.contains(chunk));
+        offering
+            .min_by_key(|source| (source.in_flight, tie(&self.me, &source.key, chunk)))
+            .map(|source| source.key)
     }
 
     /// The least busy origin that can be asked now.
     fn origin(&self) -> Option<PeerKey> {
-        let origins = self.peers.iter().filter(|(_, peer)| peer.class == Class::Earth && peer.is_askable());
-        origins.min_by_key(|(key, peer)| (peer.in_flight, **key)).map(|(key, _)| *key)
+        let origins = self.origins.iter().filter_map(|key| Some((key, self.peers.get(key)?)));
+        let askable = origins.filter(|(_, peer)| peer.is_askable());
+        askable.min_by_key(|(key, peer)| (peer.in_flight, **key)).map(|(key, _)| *key)
     }
 
     /// Makes a request.
@@ -252,7 +269,14 @@ impl Swarm {
                 if std::mem::take(&mut state.helping_oneself) {
                     state.settle_all();
                 }
-                self.effects.push_back(Effect::AnnounceHave { artifact: flight.artifact, chunk });
+                state.untold.push(chunk);
+                let enough = state.untold.len() >= self.config.haves_per_message;
+                if flight.class != Class::Site || enough {
+                    self.announce(flight.artifact);
+                } else if state.untold.len() == 1 {
+                    let at = now.after(self.config.announce_within);
+                    self.timers.arm(Timer::Announce(flight.artifact), at);
+                }
                 self.complete_if_so(flight.artifact);
             }
         }
@@ -323,6 +347,26 @@ impl Swarm {
         }
         Some(flight)
     }
+}
+
+/// A source that may be asked, with what it says it has: looked up once for all chunks that are looked at.
+pub(super) struct Source<'a> {
+    key: PeerKey,
+    in_flight: u32,
+    told: &'a HaveSet,
+}
+
+/// Breaks ties between sources that are equally busy, differently for each member and chunk. Keys are random
+/// already; a multiplication spreads their difference.
+fn tie(me: &PeerKey, other: &PeerKey, chunk: u32) -> u64 {
+    let word = |key: &PeerKey| {
+        key.0.chunks_exact(8).fold(0u64, |mixed, eight| {
+            let word = eight.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            mixed.rotate_left(23) ^ word
+        })
+    };
+    let mixed = word(me).rotate_left(17) ^ word(other) ^ u64::from(chunk).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// Whether everything that is missing of an artifact is under way.

@@ -25,6 +25,8 @@ pub(super) enum Timer {
     EndGame(ArtifactId),
     /// Nothing at all arrived for long: help oneself, whoever was meant to.
     Stall(ArtifactId),
+    /// Listeners have not been told for a while of chunks that are here.
+    Announce(ArtifactId),
 }
 
 /// The table.
