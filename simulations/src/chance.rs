@@ -29,8 +29,6 @@ pub(crate) enum Purpose {
     Hook,
     /// How long the root half takes to answer.
     ApplierAnswer,
-    /// How long fetching takes where nothing travels.
-    Fetch,
     /// How long staging takes.
     Stage,
     /// How long a restart takes.

@@ -306,7 +306,12 @@ impl World {
     }
 
     pub(crate) fn coordinator_takes(&mut self, document: &SignedDocument) {
-        let kept_back = self.options.mutant == Some(Mutant::HaltsKeptBack) && document.kind == Kind::Halt;
+        let kept_back = document.kind == Kind::Halt
+            && match self.options.mutant {
+                Some(Mutant::HaltsKeptBack) => true,
+                Some(Mutant::HaltIgnoredWhileDownloading) => self.swarming.drowns_halts(),
+                Some(_) | None => false,
+            };
         if self.host.core.is_none() || kept_back {
             return;
         }

@@ -9,6 +9,7 @@ use lunar_agent_core::applier::input::RunId;
 use lunar_agent_core::applier::protocol::Task;
 use lunar_agent_core::effect::ApplierCommand;
 use lunar_agent_core::input::{AskId, Input};
+use lunar_agent_core::swarm::Word;
 use lunar_common::document::SignedDocument;
 use lunar_common::ids::Epoch;
 use lunar_common::lease::GroupQuestion;
@@ -17,6 +18,7 @@ use lunar_common::wire::Signed;
 use crate::faults::Strike;
 use crate::network::{Caller, Request};
 use crate::server::Asker;
+use crate::swarming::Transfer;
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -85,6 +87,57 @@ pub(crate) enum Event {
         life: u64,
         run: RunId,
     },
+    SwarmAlarm {
+        server: usize,
+    },
+    /// A connection is up.
+    Linked {
+        a: u32,
+        b: u32,
+    },
+    NotLinked {
+        from: u32,
+        to: u32,
+    },
+    /// Somebody notices that a connection broke.
+    Unlinked {
+        at: u32,
+        whom: u32,
+    },
+    Subscribed {
+        to: u32,
+        by: u32,
+    },
+    Unsubscribed {
+        to: u32,
+        by: u32,
+    },
+    Said {
+        to: u32,
+        from: u32,
+        word: Arc<Word>,
+    },
+    /// A transfer is over.
+    Delivered(Transfer),
+    /// A request is at the origin.
+    EarthAsked(Transfer),
+    /// The origin hears that nobody waits for an answer any more.
+    EarthGivenUp {
+        to: u32,
+        life: u32,
+        request: u32,
+    },
+    /// The link to Earth has sent something.
+    EarthSent,
+    /// Time to look up who takes part.
+    LookUp {
+        server: u32,
+        life: u32,
+    },
+    PackOpened {
+        server: u32,
+        life: u32,
+    },
     /// Everyone compares documents.
     Sync,
     BackUp,
@@ -132,8 +185,25 @@ impl Event {
             Self::BackUp => (18, 0),
             Self::Strike(_) => (19, 0),
             Self::FaultsEnd => (20, 0),
+            Self::SwarmAlarm { server } => (21, *server as u64),
+            Self::Linked { a, b } => (22, pair(*a, *b)),
+            Self::NotLinked { from, to } => (23, pair(*from, *to)),
+            Self::Unlinked { at, whom } => (24, pair(*at, *whom)),
+            Self::Subscribed { to, by } => (25, pair(*to, *by)),
+            Self::Said { to, from, .. } => (26, pair(*to, *from)),
+            Self::Delivered(transfer) => (27, pair(transfer.to, transfer.request)),
+            Self::Unsubscribed { to, by } => (29, pair(*to, *by)),
+            Self::LookUp { server, .. } => (30, u64::from(*server)),
+            Self::EarthAsked(transfer) => (31, pair(transfer.to, transfer.request)),
+            Self::EarthGivenUp { to, request, .. } => (32, pair(*to, *request)),
+            Self::EarthSent => (33, 0),
+            Self::PackOpened { server, .. } => (28, u64::from(*server)),
         }
     }
+}
+
+fn pair(a: u32, b: u32) -> u64 {
+    u64::from(a) << 32 | u64::from(b)
 }
 
 /// Millions of them wait at once.

@@ -22,12 +22,15 @@ mod chance;
 mod coordinator;
 mod disk;
 mod documents;
+mod earth;
 mod event;
+mod links;
 mod network;
 mod node_half;
 mod queue;
 mod root_half;
 mod server;
+mod swarming;
 mod trace;
 mod truth;
 

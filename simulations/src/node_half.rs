@@ -6,7 +6,7 @@
 use lunar_agent_core::applier::protocol::Task;
 use lunar_agent_core::effect::{DocumentVerdict, Effect, Record};
 use lunar_agent_core::group::ANSWERS_WITHIN;
-use lunar_agent_core::input::{CallId, FetchProgress, Input};
+use lunar_agent_core::input::{CallId, Input};
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::health::Outcome as ProbeOutcome;
 use lunar_common::ids::{Epoch, Fence, Sequence};
@@ -32,6 +32,7 @@ impl World {
             self.servers[server].start_node(&self.documents, self.at_ms);
             self.check_generation(server);
             self.lagging.insert(server);
+            self.swarm_returns(server);
             self.carry_out_node(server);
         }
     }
@@ -42,6 +43,7 @@ impl World {
         }
         self.note_of(server, "node killed");
         self.servers[server].kill_node();
+        self.swarm_dies(server);
         self.truth.touched.push(server);
         let boot = self.servers[server].boot;
         self.put_in(up_in_ms, Event::NodeUp { server, boot });
@@ -149,13 +151,7 @@ impl World {
                 let question = Box::new(ToApplier { life, ask, task, command });
                 self.put_in(1, Event::AskApplier { server, question });
             }
-            Effect::Want { plan } => {
-                let complete = plan.artifacts.iter().map(|artifact| artifact.id).collect();
-                let progress = FetchProgress { complete, ..FetchProgress::default() };
-                let takes = self.chance.between(500, 20_000, server, Purpose::Fetch);
-                let input = Box::new(Input::Fetched(progress));
-                self.put_in(takes, Event::Node { server, life, input });
-            }
+            Effect::Want { .. } => self.swarm_wants(server),
             Effect::Probe { ask, plan, when } => {
                 let outcome = self.probe(server);
                 let probes = plan.health.probes.iter().filter(|probe| probe.when.contains(&when));
@@ -246,7 +242,12 @@ impl World {
             let at = &mut self.servers[server];
             at.resumed = at.resumed.max(Sequence(call.0));
         }
-        if document.kind == Kind::Halt && self.options.mutant == Some(Mutant::HaltsKeptBack) {
+        let ignores = match self.options.mutant {
+            Some(Mutant::HaltsKeptBack) => true,
+            Some(Mutant::HaltIgnoredWhileDownloading) => self.swarming.ignores_halts(server),
+            Some(_) | None => false,
+        };
+        if document.kind == Kind::Halt && ignores {
             return self.acknowledged(server, call);
         }
         self.feed_node_twice(server, Input::Document { call, document: document.clone() });

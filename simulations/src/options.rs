@@ -47,6 +47,12 @@ pub enum Mutant {
     OldCoordinatorGrants,
     /// A release frees whatever its server holds: the coordinator looks at neither its epoch nor its fence.
     UnfencedRelease,
+    /// A frame that does not verify is kept, and passed on.
+    UnverifiedChunkPassedOn,
+    /// A seeder is counted twice: its share of the link to Earth is asked for twice.
+    SeederCountedTwice,
+    /// A halt that comes while somebody downloads is acknowledged, and never handed to those who do.
+    HaltIgnoredWhileDownloading,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
 }

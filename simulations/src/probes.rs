@@ -5,7 +5,7 @@
 //! good nor bad.
 
 /// Every rare thing, as runs name it in [`Outcome::sometimes`](crate::world::Outcome::sometimes).
-pub const SOMETIMES: [&str; 25] = [
+pub const SOMETIMES: [&str; 29] = [
     "a bit turned in what was staged",
     "a lease was given back unused",
     "a lease was lost",
@@ -20,7 +20,11 @@ pub const SOMETIMES: [&str; 25] = [
     "a restored log was noticed",
     "a restored log was recovered from",
     "a server completed",
+    "a server answered nobody",
+    "a server answered too late",
+    "a server lied about what it has",
     "a server rolled back",
+    "a server sent corrupt frames",
     "a server was in the wrong group",
     "a server was revoked",
     "an agent stopped because its disk was full",

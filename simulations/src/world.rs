@@ -22,6 +22,7 @@ use crate::options::{Mutant, Options};
 use crate::queue::Queue;
 use crate::scenario::{Seat, Span};
 use crate::server::Server;
+use crate::swarming::Swarming;
 use crate::trace::Trace;
 use crate::truth::Truth;
 
@@ -98,6 +99,8 @@ pub struct World {
     /// Servers whose lease a restored coordinator has forgotten.
     pub(crate) forgotten: BTreeSet<usize>,
     pub(crate) truth: Truth,
+    pub(crate) swarming: Swarming,
+    pub(crate) earth_seen: invariants::s12_earth::Seen,
     pub(crate) measure: Measure,
     /// How often a server was checked.
     pub(crate) checks: u64,
@@ -136,6 +139,8 @@ impl World {
             queue: options.queue.make(),
             groups: members_of_groups(&seats),
             truth: Truth::new(&options, &seats),
+            earth_seen: invariants::s12_earth::Seen::default(),
+            swarming: Swarming::new(&options, &documents, &seats),
             measure: Measure::new(&scenario, &seats),
             servers,
             options,
@@ -322,6 +327,19 @@ impl World {
             Event::GroupAsked { server, question } => self.group_asked(server, question.0, question.1),
             Event::AskApplier { server, question } => self.ask_applier(server, *question),
             Event::StepEnded { server, life, run } => self.step_ended(server, life, run),
+            Event::SwarmAlarm { server } => self.swarm_alarm(server),
+            Event::Linked { a, b } => self.linked(a, b),
+            Event::NotLinked { from, to } => self.not_linked(from, to),
+            Event::Unlinked { at, whom } => self.unlinked(at, whom),
+            Event::Subscribed { to, by } => self.subscribed(to, by),
+            Event::Unsubscribed { to, by } => self.unsubscribed(to, by),
+            Event::LookUp { server, life } => self.look_up(server as usize, life),
+            Event::EarthAsked(transfer) => self.earth_asked(transfer),
+            Event::EarthGivenUp { to, life, request } => self.earth_given_up(to, life, request),
+            Event::EarthSent => self.earth_sent(),
+            Event::Said { to, from, word } => self.said(to, from, word),
+            Event::Delivered(transfer) => self.delivered(transfer),
+            Event::PackOpened { server, life } => self.pack_opened(server as usize, life),
             Event::Sync => self.sync(),
             Event::BackUp => {
                 self.back_up();
@@ -401,6 +419,10 @@ impl World {
 
     pub(crate) fn put_at(&mut self, at_ms: u64, event: Event) {
         self.queue.put((at_ms * 1_000).max(self.at_us), event);
+    }
+
+    pub(crate) fn put_at_us(&mut self, at_us: u64, event: Event) {
+        self.queue.put(at_us, event);
     }
 
     pub(crate) fn put_in(&mut self, in_ms: u64, event: Event) {

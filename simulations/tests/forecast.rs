@@ -21,7 +21,7 @@ fn plan(limits: &str) -> Plan {
          [[artifact]]\nname = \"web\"\nversion = \"2\"\nid = \"{}\"\nmanifest_bytes = 1000\nbytes = 10000000\n\
          [[artifact.from]]\nversion = \"1\"\nid = \"{}\"\n\
          [install]\nkind = \"release\"\nrestart = {{ unit = \"web.service\" }}\n{limits}\
-         [health]\nsoak_s = 240\nsettle_s = 30\ninterval_s = 30\n\
+         [health]\nsoak_s = 180\nsettle_s = 30\ninterval_s = 30\n\
          [[health.probe]]\nname = \"up\"\nkind = \"tcp\"\naddress = \"127.0.0.1:80\"\n",
         id("2"),
         id("1")
@@ -29,8 +29,9 @@ fn plan(limits: &str) -> Plan {
     Plan::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Enough that one round of a tier's slots more or less, which is luck, is not a twentieth.
 const SERVERS: &str = "format = 1\n\
-    [[servers]]\nname = \"air\"\ncount = 24\ntier = 1\nsite = \"base\"\ngroup_size = 4\n\
+    [[servers]]\nname = \"air\"\ncount = 96\ntier = 1\nsite = \"base\"\ngroup_size = 4\n\
     [[servers]]\nname = \"nav\"\ncount = 18\ntier = 2\nsite = \"rim\"\n";
 
 #[test]

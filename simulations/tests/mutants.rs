@@ -131,3 +131,18 @@ fn a_commit_that_nothing_was_looked_at_for_is_noticed() {
 fn a_log_that_loses_transitions_is_noticed() {
     noticed_as(Mutant::LosesTransitions, &[], "S11 audit", 3);
 }
+
+#[test]
+fn a_frame_that_is_kept_unverified_is_noticed() {
+    noticed_as(Mutant::UnverifiedChunkPassedOn, &[Fault::HostilePeers], "S7 verified", 40);
+}
+
+#[test]
+fn a_seeder_that_is_counted_twice_is_noticed() {
+    noticed_as(Mutant::SeederCountedTwice, &[], "S12 Earth link", 3);
+}
+
+#[test]
+fn a_halt_that_a_download_drowns_is_noticed() {
+    noticed_as(Mutant::HaltIgnoredWhileDownloading, &[Fault::Halt], "S10 halt", 40);
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use lunar_common::order::draw_below;
 
 use super::kinds::Fault;
-use super::plan::{CoordinatorEdge, FaultPlan, Planned, ProcessEdge, Strike, Way};
+use super::plan::{CoordinatorEdge, FaultPlan, Manner, Planned, ProcessEdge, Strike, Way};
 use crate::scenario::Scenario;
 
 /// Servers for which a kind of fault that hits servers strikes once more.
@@ -60,6 +60,7 @@ impl FaultPlan {
     pub fn draw_kinds(seed: u64, scenario: &Scenario, kinds: &BTreeSet<Fault>) -> Self {
         let mut plan = Self::none();
         plan.draw_release(seed, scenario);
+        plan.draw_hostile(seed, scenario);
         let (servers, faulty_ms) = (scenario.servers(), scenario.faulty_ms());
         if faulty_ms == 0 || servers == 0 {
             return plan;
@@ -108,6 +109,18 @@ impl FaultPlan {
         }
     }
 
+    /// The share of hostile servers that the scenario says, each drawn for itself.
+    fn draw_hostile(&mut self, seed: u64, scenario: &Scenario) {
+        let share = scenario.peers.hostile.in_million();
+        let mut draws = Draws { seed, kind: "hostile", count: 0 };
+        for server in 0..if share == 0 { 0 } else { scenario.servers() } {
+            let (drawn, manner) = (draws.below(1_000_000), manner(&mut draws));
+            if drawn < share {
+                self.strikes.push(Planned { at_ms: 0, what: Strike::HostilePeer { server, manner } });
+            }
+        }
+    }
+
     fn draw_kind(&mut self, kind: Fault, scenario: &Scenario, draws: &mut Draws<'_>) {
         let servers = scenario.servers();
         let more = servers / SERVERS_A_STRIKE;
@@ -121,6 +134,15 @@ impl FaultPlan {
             Fault::Halt | Fault::RestoredBackup | Fault::TwoCoordinators | Fault::CoordinatorDiskFull => 2,
             Fault::SiteIsolated | Fault::WrongGroupMap | Fault::NeverComesBack => 1 + more / 4,
             Fault::NewPlan | Fault::KeyRotation | Fault::Revocation => 1,
+            // A third of them at most, wherever the next draw begins.
+            Fault::HostilePeers => {
+                let first = draws.index(servers);
+                for number in 0..servers / 3 {
+                    let (server, manner) = ((first + number * 3) % servers, manner(draws));
+                    self.add(draws.below(scenario.faulty_ms() / 2), Strike::HostilePeer { server, manner });
+                }
+                return;
+            }
             Fault::BadRelease | Fault::LateFailure => {
                 for server in 0..servers {
                     if draws.below(3) == 0 {
@@ -182,6 +204,7 @@ impl FaultPlan {
             Fault::WrongSlot => Strike::WrongSlot { server, for_ms },
             Fault::NeverComesBack => Strike::NeverComesBack { server },
             Fault::Outage => Strike::Outage { server, for_ms },
+            Fault::HostilePeers => Strike::HostilePeer { server, manner: manner(draws) },
             Fault::BadRelease | Fault::LateFailure => Strike::BadRelease { server, after_ms: None },
             Fault::FlappingProbes => Strike::FlappingProbes { server, per_10_000, for_ms },
             Fault::Halt => {
@@ -203,6 +226,10 @@ impl FaultPlan {
         };
         self.add(at, what);
     }
+}
+
+fn manner(draws: &mut Draws<'_>) -> Manner {
+    [Manner::Corrupt, Manner::Lies, Manner::Silent, Manner::Slow][draws.index(4)]
 }
 
 fn process_edge(draws: &mut Draws<'_>) -> ProcessEdge {

@@ -44,6 +44,8 @@ pub enum Fault {
     WrongSlot,
     /// A machine loses its power for good.
     NeverComesBack,
+    /// Up to a third of the servers send corrupt frames, lie, or are slow or silent to the others.
+    HostilePeers,
     /// A service fails by itself, and comes back.
     Outage,
     /// The new release does not work on some servers.
@@ -70,7 +72,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Loss,
         Self::Duplication,
         Self::Delay,
@@ -87,6 +89,7 @@ impl Fault {
         Self::Reboot,
         Self::WrongSlot,
         Self::NeverComesBack,
+        Self::HostilePeers,
         Self::Outage,
         Self::BadRelease,
         Self::LateFailure,

@@ -78,6 +78,7 @@ impl World {
             return;
         }
         self.servers[server].reboot(self.at_ms, step_done);
+        self.swarm_dies(server);
         self.check(server);
         let boot = self.servers[server].boot;
         // Either half may be there first.
@@ -113,6 +114,7 @@ impl World {
         }
         if !self.servers[server].gone {
             self.servers[server].reboot(self.at_ms, false);
+            self.swarm_dies(server);
             self.servers[server].gone = true;
             self.check(server);
             self.sometimes.insert("a machine never came back");

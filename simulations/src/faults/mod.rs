@@ -22,4 +22,4 @@ pub(crate) use edges::{CrashAt, Edges, Interval};
 pub use kinds::Fault;
 pub(crate) use machines::RESTART_MS;
 pub(crate) use papers::Papers;
-pub use plan::{CoordinatorEdge, FaultPlan, PlanError, Planned, ProcessEdge, Strike, Way};
+pub use plan::{CoordinatorEdge, FaultPlan, Manner, PlanError, Planned, ProcessEdge, Strike, Way};

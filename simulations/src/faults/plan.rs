@@ -53,6 +53,20 @@ pub enum ProcessEdge {
     AfterWrite,
 }
 
+/// How a hostile server treats others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Manner {
+    /// Every frame that it sends is corrupt.
+    Corrupt,
+    /// It says that it has everything, and has nothing to give.
+    Lies,
+    /// It takes requests and never answers.
+    Silent,
+    /// It answers after everybody's patience.
+    Slow,
+}
+
 /// Which way nothing gets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,6 +119,8 @@ pub enum Strike {
     WrongSlot { server: usize, for_ms: u64 },
     /// A machine loses its power for good.
     NeverComesBack { server: usize },
+    /// A server treats the others of its swarm so, from then on and for good.
+    HostilePeer { server: usize, manner: Manner },
     /// A service fails by itself.
     Outage { server: usize, for_ms: u64 },
     /// The new release does not work on a server; with `after_ms`, it does so for so long after the switch.
@@ -150,6 +166,7 @@ impl Strike {
             | Self::Reboot { server, .. }
             | Self::WrongSlot { server, .. }
             | Self::NeverComesBack { server }
+            | Self::HostilePeer { server, .. }
             | Self::Outage { server, .. }
             | Self::BadRelease { server, .. }
             | Self::FlappingProbes { server, .. }

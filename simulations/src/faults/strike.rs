@@ -6,7 +6,7 @@
 use lunar_common::document::Kind;
 
 use super::edges::{CrashAt, Edges, Interval};
-use super::plan::{Strike, Way};
+use super::plan::{Manner, Strike, Way};
 use crate::documents::stop;
 use crate::event::Event;
 use crate::world::World;
@@ -66,6 +66,15 @@ impl World {
             Strike::Reboot { server, step_done, for_ms } => self.reboot(server, step_done, for_ms),
             Strike::WrongSlot { server, for_ms } => self.boot_the_wrong_slot(server, for_ms),
             Strike::NeverComesBack { server } => self.lose(server),
+            Strike::HostilePeer { server, manner } => {
+                self.swarming.turn(server, manner);
+                self.sometimes.insert(match manner {
+                    Manner::Corrupt => "a server sent corrupt frames",
+                    Manner::Lies => "a server lied about what it has",
+                    Manner::Silent => "a server answered nobody",
+                    Manner::Slow => "a server answered too late",
+                });
+            }
             Strike::Outage { server, for_ms } => {
                 let at = &mut self.servers[server];
                 (at.broken_from, at.broken_until) = (now, now + for_ms);

@@ -1,6 +1,6 @@
 //! Which messages come to nothing on their way.
 //!
-//! Owns one-way partitions, isolated sites and loss. Main invariant: what is judged is the direction of one
+//! Owns one-way partitions, isolated sites, sites without a relay, and loss. Main invariant: what is judged is the direction of one
 //! message, so that a server may hear everyone and be heard by nobody.
 
 use crate::chance::Purpose;
@@ -20,12 +20,10 @@ impl World {
         if outbound && self.is_mute(server) || !outbound && self.is_deaf(server) {
             return true;
         }
-        if !self.edges.isolated.is_empty() {
-            let here = self.servers[server].seat.site;
-            let there = other.map_or(0, |other| self.servers[other].seat.site);
-            if here != there && (self.is_isolated(here) || self.is_isolated(there)) {
-                return true;
-            }
+        let here = self.servers[server].seat.site;
+        let there = other.map_or(0, |other| self.servers[other].seat.site);
+        if here != there && (self.is_site_cut(here) || self.is_site_cut(there)) {
+            return true;
         }
         let lost = self.edges.loss.rate(self.at_ms);
         self.chance.happens(lost, server, Purpose::Loss)
@@ -41,7 +39,14 @@ impl World {
         self.servers[server].mute_until > self.at_ms
     }
 
-    fn is_isolated(&self, site: usize) -> bool {
+    /// Nothing goes both ways between this server and anyone: connections need that.
+    pub(crate) fn is_cut_off(&self, server: usize) -> bool {
+        self.is_deaf(server) || self.is_mute(server)
+    }
+
+    /// A site hears no other site and not Earth: it is isolated, or none of its relays works.
+    pub(crate) fn is_site_cut(&self, site: usize) -> bool {
         self.edges.isolated.get(&site).is_some_and(|until| *until > self.at_ms)
+            || self.swarming.links.has_no_relay(site, self.at_us)
     }
 }

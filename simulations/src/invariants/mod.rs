@@ -8,6 +8,7 @@ pub(crate) mod l2_no_idle_lease;
 mod l3_not_stuck;
 mod s10_halt;
 pub(crate) mod s11_audit;
+pub(crate) mod s12_earth;
 mod s15_duplicates;
 pub(crate) mod s16_bounds;
 mod s18_works;
@@ -20,6 +21,8 @@ mod s8_whole;
 mod s9_generation;
 
 use std::fmt;
+
+use lunar_agent_core::swarm::Item;
 
 use crate::measure::{Figures, Series};
 use crate::options::Options;
@@ -167,6 +170,28 @@ impl World {
     pub(crate) fn check_commit(&mut self, server: usize) {
         if self.violation.is_none() {
             self.violation = s18_works::check(self, server);
+        }
+    }
+
+    /// A server asks for something over the link to Earth.
+    pub(crate) fn check_earth_asked(&mut self, server: usize, item: Item) {
+        let Item::Chunk(chunk) = item else { return };
+        if self.violation.is_none() {
+            self.violation = s12_earth::check_asked(self, server, chunk);
+        }
+        self.earth_seen.asked(chunk, server);
+    }
+
+    /// The link to Earth has sent something.
+    pub(crate) fn check_earth_sent(&mut self, bytes: u64) {
+        let found = s12_earth::check_sent(self, bytes);
+        self.violation = self.violation.take().or(found);
+    }
+
+    /// A server takes a chunk for good that is not.
+    pub(crate) fn check_unverified(&mut self, server: usize, item: Item) {
+        if self.violation.is_none() {
+            self.violation = Some(s7_verified::taken(self, server, item));
         }
     }
 
