@@ -205,6 +205,7 @@ impl World {
         if self.node_write_fails(server) {
             return;
         }
+        let is_trust = matches!(record, Record::Trust(_));
         match record {
             Record::Journal(journal) => {
                 let was_down = self.servers[server].is_down();
@@ -223,7 +224,10 @@ impl World {
             Record::Trust(_) if self.options.mutant == Some(Mutant::TrustNeverKept) => {}
             Record::Trust(trust) => self.servers[server].trust = Some(trust),
         }
-        self.check_generation(server);
+        if is_trust {
+            // Before this write the node may know of a newer plan, and nobody has seen it act on that.
+            self.check_generation(server);
+        }
         self.check(server);
         self.node_written(server);
     }
