@@ -64,10 +64,14 @@ pub(super) struct Facts {
     pub(super) floors: (u64, u64),
     pub(super) halted: bool,
     pub(super) ended: Option<Phase>,
+    pub(super) goes_back: bool,
     pub(super) rolled_back: bool,
     /// What may happen to it, messages and crashes aside.
     pub(super) inputs: Vec<HolderInput>,
     pub(super) claim: Option<u64>,
+    /// Ranks of leases that it has given back and whose release it still sends.
+    pub(super) releases: Vec<u64>,
+    rest: u16,
 }
 
 /// What the node waits for and the model decides.
@@ -95,7 +99,9 @@ struct Local {
 /// Every state found, and every step worked out.
 pub(super) struct Holders {
     mutant: Option<Mutant>,
-    numbers: Numbered<String>,
+    numbers: Numbered<Key>,
+    /// What is left of a state without epochs and the numbers of claims.
+    rests: Numbered<String>,
     locals: Vec<Local>,
     facts: Vec<Facts>,
     went: Map<(u16, HolderInput), Went>,
@@ -107,6 +113,7 @@ impl Holders {
         Self {
             mutant,
             numbers: Numbered::default(),
+            rests: Numbered::default(),
             locals: Vec::new(),
             facts: Vec::new(),
             went: Map::default(),
@@ -138,8 +145,13 @@ impl Holders {
         &self.facts[usize::from(state)]
     }
 
-    pub(super) fn tell(&self, state: u16) -> &str {
-        self.numbers.get(state)
+    pub(super) fn tell(&self, state: u16) -> String {
+        format!("{:?}", self.numbers.get(state))
+    }
+
+    /// A state without its epochs and with the numbers of claims apart.
+    pub(super) fn parts(&self, state: u16) -> (u16, &Nonces) {
+        (self.facts[usize::from(state)].rest, &self.numbers.get(state).nonces)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -212,10 +224,12 @@ impl Holders {
 
     fn keep(&mut self, run: Run<'_>, was_up: bool) -> Went {
         let Run { local, mut sent, .. } = run;
-        let facts = facts(&local);
+        let mut facts = facts(&local);
         sent.push(report(&local.journal));
         let started_halted = was_up && facts.down && facts.halted;
-        let to = self.numbers.number(key(&local));
+        let key = key(&local);
+        facts.rest = self.rests.number(key.rest.clone());
+        let to = self.numbers.number(key);
         if usize::from(to) == self.locals.len() {
             self.locals.push(local);
             self.facts.push(facts);
@@ -224,21 +238,36 @@ impl Holders {
     }
 }
 
-/// Everything that bears on what this node does next, as text. Two nodes with the same are one state.
-fn key(local: &Local) -> String {
+/// Everything that bears on what this node does next. Two nodes with the same are one state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    /// Starts of its agent and claims of this one: the next claim's number follows from them.
+    next: (u64, u64),
+    /// The highest seen, and that of the lease held.
+    epochs: (Epoch, Option<Epoch>),
+    nonces: Nonces,
+    /// Everything else, as text.
+    rest: String,
+}
+
+/// The numbers of claims that a node knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Nonces {
+    /// Of the lease held, and of the claim that is waited for.
+    pub(super) held: Option<u64>,
+    pub(super) claim: Option<u64>,
+    /// What a grant may still answer, and whether within the time to start.
+    pub(super) sendings: Vec<(u64, bool)>,
+}
+
+fn key(local: &Local) -> Key {
     assert_eq!(local.journal, *local.node.journal(), "at rest everything is durable");
     let Journal { starts, lease, active, finished, .. } = &local.journal;
     let now = local.now.moment;
-    let held = lease.held.as_ref().map(|held| {
-        (
-            &held.grant.lease,
-            held.grant.attempt,
-            held.grant.nonce,
-            held.grant.epoch,
-            held.grant.fence,
-            held.started.is_some(),
-            now < held.start_by(),
-        )
+    let held = lease.held.as_ref();
+    let of_lease = held.map(|held| {
+        let grant = &held.grant;
+        (&grant.lease, grant.attempt, grant.fence, held.started.is_some(), now < held.start_by())
     });
     let releases: Vec<_> = lease
         .releases
@@ -251,13 +280,18 @@ fn key(local: &Local) -> String {
     });
     let finished: Vec<_> = finished.values().map(|end| (end.attempt, end.phase)).collect();
     let mut volatile = local.node.volatile(now);
-    // Within a day or not: only that bears on a grant.
-    let sendings: Vec<_> = volatile
-        .upgrade
-        .sendings
-        .drain(..)
-        .map(|(nonce, age)| (nonce, millis(age) <= START_WITHIN_MS))
-        .collect();
+    let upgrade = &mut volatile.upgrade;
+    let nonces = Nonces {
+        held: held.map(|held| held.grant.nonce),
+        claim: upgrade.claim.take(),
+        // Within a day or not: only that bears on a grant.
+        sendings: upgrade
+            .sendings
+            .drain(..)
+            .map(|(nonce, age)| (nonce, millis(age) <= START_WITHIN_MS))
+            .collect(),
+    };
+    let claims = std::mem::take(&mut upgrade.claims);
     let armed: Vec<Timer> =
         volatile.armed.drain(..).map(|(timer, _)| timer).filter(|timer| lease_timer(*timer)).collect();
     let pending = local.pending.map(|pending| match pending {
@@ -266,10 +300,12 @@ fn key(local: &Local) -> String {
         Pending::WayBack(_) => "way back",
     });
     let halted = local.node.trust().halts().count();
-    format!(
-        "{starts} {:?} {:?} {held:?} {releases:?} {active:?} {finished:?} {:?} {sendings:?} {armed:?} {pending:?} {:?} {} {halted}",
-        lease.epoch_seen, lease.fence_seen, volatile, local.stage, local.installed
-    )
+    let rest = format!(
+        "{:?} {of_lease:?} {releases:?} {active:?} {finished:?} {volatile:?} {armed:?} {pending:?} {:?} {} {halted}",
+        lease.fence_seen, local.stage, local.installed
+    );
+    let epochs = (lease.epoch_seen, held.map(|held| held.grant.epoch));
+    Key { next: (*starts, claims), epochs, nonces, rest }
 }
 
 /// The timers that decide about a lease; the others say when to speak and when to look at one's own health.
@@ -312,9 +348,12 @@ fn facts(local: &Local) -> Facts {
         floors: (lease.epoch_seen.0, lease.fence_seen.0),
         halted,
         ended,
+        goes_back: matches!(local.pending, Some(Pending::WayBack(_))),
         rolled_back: phase == Some(Phase::RolledBack),
         inputs,
         claim: volatile.upgrade.claim,
+        releases: lease.releases.iter().map(|release| release.fence.0).collect(),
+        rest: 0,
     }
 }
 

@@ -79,30 +79,30 @@ pub(super) fn orders(servers: usize) -> &'static [[usize; SERVERS]] {
 }
 
 /// What the ledger knows of one server, its leases by rank.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LedgerRecord {
     /// Leases ever granted to it.
     pub(super) granted: u64,
     pub(super) lease: Option<LeaseRecord>,
-    attempts: Option<(u64, Option<u64>, u32)>,
-    queued: Option<u64>,
-    waiting: Option<(u64, (bool, bool))>,
-    closed: u64,
-    unexplained: Vec<u64>,
+    pub(super) attempts: Option<(u64, Option<u64>, u32)>,
+    pub(super) queued: Option<u64>,
+    pub(super) waiting: Option<(u64, (bool, bool))>,
+    pub(super) closed: u64,
+    pub(super) unexplained: Vec<u64>,
     pub(super) heard: Option<bool>,
 }
 
 /// A lease as the ledger knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LeaseRecord {
     pub(super) rank: u64,
     pub(super) epoch: u64,
     attempt: Option<u64>,
-    nonce: Option<u64>,
-    answered: Option<u64>,
+    pub(super) nonce: Option<u64>,
+    pub(super) answered: Option<u64>,
     pub(super) lost: bool,
-    active: bool,
-    started: bool,
+    pub(super) active: bool,
+    pub(super) started: bool,
 }
 
 /// What can happen to the ledger.

@@ -149,6 +149,18 @@ impl<M: Clone + Eq + Hash> Network<M> {
         with
     }
 
+    /// What of a set is wanted.
+    pub(super) fn only(&mut self, set: u16, is_wanted: impl Fn(&M) -> bool) -> u16 {
+        let mut messages = self.sets.get(set).clone();
+        messages.retain(|message| is_wanted(self.messages.get(*message)));
+        self.sets.number(messages)
+    }
+
+    /// The messages themselves.
+    pub(super) fn all(&self, set: u16) -> Vec<M> {
+        self.in_set(set).iter().map(|message| self.messages.get(*message).clone()).collect()
+    }
+
     pub(super) fn in_set(&self, set: u16) -> &[u16] {
         self.sets.get(set)
     }

@@ -25,11 +25,18 @@
 //! - The names of leases: within one server, in the order of their grants. The production cores compare fences only
 //!   so; that some were granted to others in between shows in no decision.
 //! - Servers of one group, and the groups, can stand in for one another: of eight states that differ so, one is kept.
+//! - What can make no difference any more is left out of a state: messages that do nothing whenever they come, how far
+//!   numbers of claims are apart, epochs (a lease's rank says as much), how a server came to be done (`alike.rs`).
+//! - A step that commutes with all that others can do before it is looked at in one order only
+//!   ([`World::actions`]). Whose agent dies and whose switch fails is settled at the start, in every way.
 //! - *Fewer*: leases beyond the first of each server are granted as often as the budget says.
 //!
-//! That two states with the same name do the same is argued, not checked: `Coordinator::shape` and `Node::volatile`
-//! list what bears on the next decision, and whoever adds such a thing to a core adds it there.
+//! That two lives of a core with the same name do the same is argued, not checked: `Coordinator::shape` and
+//! `Node::volatile` list what bears on the next decision, and whoever adds such a thing to a core adds it there. That
+//! what is left out beyond that matters to nothing is argued where it is done, and checked on whole smaller fleets
+//! ([`World::leave_nothing_out`]): states that count as one lead to the same, and the ends are the same.
 
+mod alike;
 mod fleet;
 mod holder;
 mod ledger;

@@ -3,6 +3,7 @@
 //! Owns [`State`] and [`World`]. Main invariant: a state is a handful of numbers that mean the same in every path, and
 //! the least of those that differ only in which server is which.
 
+use std::cmp::Ordering as Ordered;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
@@ -10,26 +11,66 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lunar_common::phase::Phase;
 
+use super::alike::{Alikes, Fate, Seen};
 use super::fleet::{Fleet, SERVERS, TIER_MAX, group_of};
 use super::holder::{Facts, HolderInput, Holders};
 use super::ledger::{LedgerInput, LedgerState, Ledgers, orders};
 use super::message::{Down, Network, Up};
 use super::{Budget, Mutant};
 
-/// A state of the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A state of the fleet. Those that differ only in what makes no difference are equal.
+#[derive(Debug, Clone, Copy)]
 pub struct State {
+    /// What each server is like; the fields below are those of one such fleet.
+    alike: [u32; SERVERS],
     ledger: LedgerState,
     holders: [u16; SERVERS],
     /// What was ever sent to the ledger, and from it.
     up: [u16; SERVERS],
     down: [u16; SERVERS],
-    /// What may still go wrong.
+    /// What may still go wrong anywhere, and on each server.
     left: Budget,
+    fates: [Fate; SERVERS],
     /// Properties that do not hold here, by bit.
     broken: u16,
     /// Rare things that are so here, by bit.
     rare: u8,
+}
+
+type Equal = ([u32; SERVERS], [u8; SERVERS], (bool, bool), Budget, u16);
+
+impl State {
+    /// What makes a difference. The ledger's epoch follows from the deaths that are left.
+    fn equal(&self) -> Equal {
+        let ledger = &self.ledger;
+        (self.alike, ledger.queue, (ledger.halted, ledger.restored), self.left, self.broken)
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.equal() == other.equal()
+    }
+}
+
+impl Eq for State {}
+
+impl PartialOrd for State {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordered> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for State {
+    fn cmp(&self, other: &Self) -> Ordered {
+        self.equal().cmp(&other.equal())
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.equal().hash(state);
+    }
 }
 
 /// Something that happens.
@@ -147,6 +188,9 @@ struct Tables {
     down: Network<Down>,
     /// States whose fair continuation is known to come to an end.
     settled: HashSet<u64>,
+    alikes: Alikes,
+    /// Whether every state counts by itself.
+    whole: bool,
 }
 
 impl World {
@@ -154,47 +198,73 @@ impl World {
     #[must_use]
     pub fn new(servers: usize, budget: Budget, mutant: Option<Mutant>) -> Self {
         assert!((1..=SERVERS).contains(&servers), "a model of so many servers is not made");
+        let most = [budget.agent_crashes, budget.failed_installs].into_iter().max();
+        assert!(most <= Some(1), "who dies and whose switch fails is settled at the start, of each one");
         let tables = Tables {
             mutated: mutant.is_some(),
+            // What makes no difference to the cores may make one to a mistake.
+            whole: mutant.is_some(),
             fleet: Fleet::new(servers, mutant != Some(Mutant::NoGroupLimit)),
             holders: Holders::new(mutant),
             ledgers: Ledgers::new(mutant),
             up: Network::new(),
             down: Network::new(),
             settled: HashSet::new(),
+            alikes: Alikes::default(),
         };
         Self { budget, tables: Mutex::new(tables), happened: AtomicU32::new(0) }
+    }
+
+    /// Whether every state counts by itself, and every step is looked at wherever it can happen: but for the order of
+    /// the servers, nothing is left out. Small fleets are looked at so, to check the rules by which it is done
+    /// otherwise.
+    pub fn leave_nothing_out(&self, whole: bool) {
+        self.tables().whole = whole;
     }
 
     fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
         self.tables.lock().expect("no step panics half way")
     }
 
-    /// Where everything begins: everyone has the plan, has reported once and asks for a lease.
+    /// Where everything begins: everyone has the plan, has reported once and asks for a lease. Whose agent may die and
+    /// whose switch may fail is settled here, in every way: what then happens on one server takes nothing from another.
     #[must_use]
-    pub fn begin(&self) -> State {
+    pub fn begin(&self) -> Vec<State> {
         let mut tables = self.tables();
         let Tables { fleet, holders, ledgers, up, .. } = &mut *tables;
         let begun = holders.begin(fleet);
         let sent = begun.sent.iter().fold(0, |set, message| up.add(set, *message));
-        let state = State {
+        let left = Budget { agent_crashes: 0, failed_installs: 0, ..self.budget };
+        let mut state = State {
+            alike: [0; SERVERS],
             ledger: ledgers.begin(fleet),
             holders: [begun.to; SERVERS],
             up: [sent; SERVERS],
             down: [0; SERVERS],
-            left: self.budget,
+            left,
+            fates: [Fate::default(); SERVERS],
             broken: 0,
             rare: 0,
         };
-        let mut state = state;
-        for server in 0..tables.fleet.names.len() {
+        let servers = tables.fleet.names.len();
+        for server in 0..servers {
             for message in tables.up.in_set(sent).to_vec() {
                 if matches!(tables.up.messages.get(message), Up::Report { .. }) {
                     tables.lead(&mut state, LedgerInput::Message(small(server), message), None);
                 }
             }
         }
-        tables.judged(state)
+        let mut states: Vec<State> = Vec::new();
+        for (dies, fails) in (0..servers).flat_map(|dies| (0..servers).map(move |fails| (dies, fails))) {
+            let mut state = state;
+            state.fates[dies].dies = self.budget.agent_crashes > 0;
+            state.fates[fails].fails = self.budget.failed_installs > 0;
+            let state = tables.judged(state);
+            if !states.contains(&state) {
+                states.push(state);
+            }
+        }
+        states
     }
 
     /// What may happen next.
@@ -203,48 +273,65 @@ impl World {
         if state.broken != 0 {
             return;
         }
-        let left = state.left;
-        for server in 0..tables.fleet.names.len() {
-            let number = small(server);
-            let facts = tables.holders.facts(state.holders[server]);
-            let mut inputs: Vec<HolderInput> = Vec::with_capacity(8);
-            inputs.extend(facts.inputs.iter().copied().filter(|input| match input {
-                HolderInput::Halt => left.halt,
-                HolderInput::Fail => left.failed_installs > 0,
-                HolderInput::StartBy => left.late_starts > 0,
-                HolderInput::Unanswered => left.unanswered > 0,
-                HolderInput::Well | HolderInput::Step => true,
-                HolderInput::Message(_) | HolderInput::LateMessage(_) | HolderInput::Kept(_) => {
-                    unreachable!("nothing that comes from elsewhere is named there")
-                }
-            }));
-            for message in tables.down.in_set(state.down[server]) {
-                inputs.push(HolderInput::Message(*message));
-                let is_grant = matches!(tables.down.messages.get(*message), Down::Grant { .. });
-                if is_grant && left.late_starts > 0 {
-                    inputs.push(HolderInput::LateMessage(*message));
-                }
-            }
-            actions.extend(inputs.iter().map(|input| Action::Holder(number, *input)));
-            if left.agent_crashes > 0 {
-                for during in std::iter::once(None).chain(inputs.iter().copied().map(Some)) {
-                    let ways = tables.ways_to_die(state.holders[server], during);
-                    actions.extend((0..ways).map(|way| Action::AgentDies(number, during, way)));
-                }
-            }
+        let servers = 0..tables.fleet.names.len();
+        if let Some(server) = servers.clone().find(|server| self.goes_first(&mut tables, state, *server)) {
+            return tables.of_holder(state, server, actions);
         }
-        let ledger_inputs = tables.ledger_inputs(state);
-        for input in &ledger_inputs {
-            actions.push(Action::Ledger(*input));
-            if left.coordinator_crashes > 0 {
+        for server in servers {
+            tables.of_holder(state, server, actions);
+        }
+        for input in tables.ledger_inputs(state) {
+            actions.push(Action::Ledger(input));
+            if state.left.coordinator_crashes > 0 {
                 // Before the first effect is as at rest.
-                let ways = (1u8..).take_while(|before| tables.led(state, *input, Some(*before)).is_some());
-                actions.extend(ways.map(|before| Action::CoordinatorDiesDuring(*input, before)));
+                let ways = (1u8..).take_while(|before| tables.led(state, input, Some(*before)).is_some());
+                actions.extend(ways.map(|before| Action::CoordinatorDiesDuring(input, before)));
             }
         }
-        if left.coordinator_crashes > 0 {
+        if state.left.coordinator_crashes > 0 {
             actions.push(Action::CoordinatorDies);
         }
+    }
+
+    /// Whether only what happens on this server need be looked at now (a persistent set, Godefroid 1996): nothing that
+    /// the ledger or another server can do before changes what can happen here, or is changed by it.
+    ///
+    /// That is so of a server that holds a lease, or is about to be told of it, with nothing else under way to it: it
+    /// waits for no answer, no release of it is unacknowledged, and the ledger ends its lease by its word alone. If
+    /// the ledger did otherwise, it would after this step as well as before, and be seen as long as the lease is
+    /// still held then: so one of the steps must hold it. What the ledger does meanwhile, it does in the states after.
+    fn goes_first(&self, tables: &mut Tables, state: &State, server: usize) -> bool {
+        let Budget { late_starts, unanswered, lost, silences, .. } = self.budget;
+        if tables.whole || late_starts + unanswered + lost + silences > 0 {
+            return false;
+        }
+        let facts = tables.holders.facts(state.holders[server]);
+        let under_way = tables.down.all(state.down[server]);
+        let steps: Vec<HolderInput> = match (facts.held, facts.claim, &under_way[..]) {
+            (Some(_), None, []) => facts.inputs.clone(),
+            (None, Some(claim), [Down::Grant { nonce, rank, .. }]) if claim == *nonce => {
+                let lease = &tables.ledgers.record(state.ledger.records[server]).lease;
+                let is_only = |message: &Up| match message {
+                    Up::Claim { nonce, .. } => *nonce == claim,
+                    Up::Release { .. } | Up::Report { .. } => true,
+                };
+                if lease.as_ref().is_none_or(|lease| lease.rank != *rank)
+                    || !tables.up.all(state.up[server]).iter().all(is_only)
+                {
+                    return false;
+                }
+                vec![HolderInput::Message(tables.down.in_set(state.down[server])[0])]
+            }
+            _ => return false,
+        };
+        let (held, fails) = (facts.held, state.fates[server].fails);
+        facts.releases.is_empty()
+            && steps.into_iter().filter(|input| fails || *input != HolderInput::Fail).any(|input| {
+                let message = message_of(Some(input)).map(|message| tables.down.messages.get(message));
+                let went = tables.holders.step(&tables.fleet, state.holders[server], input, message).to;
+                let holds = tables.holders.facts(went).held;
+                holds.is_some() && (held.is_none() || holds == held)
+            })
     }
 
     /// What it leads to; `None`: to where we are.
@@ -256,7 +343,7 @@ impl World {
         match action {
             Action::Holder(server, input) => {
                 match input {
-                    HolderInput::Fail => to.left.failed_installs -= 1,
+                    HolderInput::Fail => to.fates[usize::from(server)].fails = false,
                     HolderInput::StartBy | HolderInput::LateMessage(_) => to.left.late_starts -= 1,
                     HolderInput::Unanswered => to.left.unanswered -= 1,
                     HolderInput::Message(_)
@@ -268,8 +355,8 @@ impl World {
                 broken |= tables.hold(&mut to, usize::from(server), input);
             }
             Action::AgentDies(server, during, way) => {
-                to.left.agent_crashes -= 1;
                 let was = usize::from(server);
+                to.fates[was].dies = false;
                 if tables.holders.facts(from.holders[was]).held.is_some() {
                     self.witness(Sometimes::CrashHeld);
                 }
@@ -303,11 +390,19 @@ impl World {
                 }
             }
         }
-        if to == *from {
-            return None;
-        }
         to.broken = broken;
-        Some(tables.judged(to))
+        let to = tables.judged(to);
+        (to != *from).then_some(to)
+    }
+
+    /// The state that stands for this one where those alike are one.
+    #[must_use]
+    pub fn merged(&self, state: &State) -> State {
+        let mut tables = self.tables();
+        let whole = std::mem::replace(&mut tables.whole, false);
+        let merged = tables.least(state);
+        tables.whole = whole;
+        merged
     }
 
     fn witness(&self, rare: Sometimes) {
@@ -367,6 +462,37 @@ impl World {
 }
 
 impl Tables {
+    /// What may happen on a server.
+    fn of_holder(&mut self, state: &State, server: usize, actions: &mut Vec<Action>) {
+        let (left, fate, number) = (state.left, state.fates[server], small(server));
+        let mut inputs: Vec<HolderInput> = Vec::with_capacity(8);
+        let facts = self.holders.facts(state.holders[server]);
+        inputs.extend(facts.inputs.iter().copied().filter(|input| match input {
+            HolderInput::Halt => left.halt,
+            HolderInput::Fail => fate.fails,
+            HolderInput::StartBy => left.late_starts > 0,
+            HolderInput::Unanswered => left.unanswered > 0,
+            HolderInput::Well | HolderInput::Step => true,
+            HolderInput::Message(_) | HolderInput::LateMessage(_) | HolderInput::Kept(_) => {
+                unreachable!("nothing that comes from elsewhere is named there")
+            }
+        }));
+        for message in self.down.in_set(state.down[server]) {
+            inputs.push(HolderInput::Message(*message));
+            let is_grant = matches!(self.down.messages.get(*message), Down::Grant { .. });
+            if is_grant && left.late_starts > 0 {
+                inputs.push(HolderInput::LateMessage(*message));
+            }
+        }
+        actions.extend(inputs.iter().map(|input| Action::Holder(number, *input)));
+        if fate.dies {
+            for during in std::iter::once(None).chain(inputs.into_iter().map(Some)) {
+                let ways = self.ways_to_die(state.holders[server], during);
+                actions.extend((0..ways).map(|way| Action::AgentDies(number, during, way)));
+            }
+        }
+    }
+
     fn ledger_inputs(&mut self, state: &State) -> Vec<LedgerInput> {
         let mut inputs = Vec::with_capacity(16);
         if state.left.halt && !state.ledger.halted {
@@ -533,17 +659,19 @@ impl Tables {
     fn settles(&mut self, from: &State) -> bool {
         let mut at = *from;
         (at.left, at.broken, at.rare) = (Budget::default(), 0, 0);
+        at.fates = [Fate::default(); SERVERS];
         let mut path = Vec::new();
+        at = self.least(&at);
         for _ in 0..ROUNDS_MAX {
-            let kept = self.least(&at);
-            if self.settled.contains(&hash(&kept)) {
+            if self.settled.contains(&hash(&at)) {
                 self.settled.extend(path);
                 return true;
             }
-            path.push(hash(&kept));
-            at = kept;
+            path.push(hash(&at));
+            let before = at;
             self.round(&mut at);
-            if at == kept {
+            at = self.least(&at);
+            if at == before {
                 let well = self.is_settled(&at);
                 if well {
                     self.settled.extend(path);
@@ -586,8 +714,35 @@ impl Tables {
         }
     }
 
-    fn least(&self, state: &State) -> State {
-        least(orders(self.fleet.names.len()), state)
+    /// The state that is kept for all like it: what does nothing any more is forgotten, and of those that differ
+    /// only in which server is which, the least is taken.
+    fn least(&mut self, state: &State) -> State {
+        let mut state = *state;
+        let may_be_lost = state.left.lost > 0;
+        let late = state.left.late_starts + state.left.unanswered > 0;
+        for server in 0..self.fleet.names.len() {
+            let (holder, record) = (state.holders[server], state.ledger.records[server]);
+            let (up, down, fate) = (state.up[server], state.down[server], state.fates[server]);
+            let may_claim_again = fate.dies || fate.fails || late;
+            let seen = Seen { holder, record, up, down, may_be_lost, may_claim_again, fate };
+            let Self { alikes, holders, ledgers, up, down, .. } = self;
+            let like = alikes.like(seen, self.whole, holders, ledgers, up, down);
+            (state.alike[server], state.up[server], state.down[server]) = (like.number, like.up, like.down);
+        }
+        let orders = orders(self.fleet.names.len()).iter();
+        let key = |order: &&[usize; SERVERS]| {
+            (order.map(|old| state.alike[old]), state.ledger.reordered(**order).queue)
+        };
+        let order = *orders.min_by_key(key).expect("there are orders");
+        State {
+            alike: order.map(|old| state.alike[old]),
+            ledger: state.ledger.reordered(order),
+            holders: order.map(|old| state.holders[old]),
+            up: order.map(|old| state.up[old]),
+            down: order.map(|old| state.down[old]),
+            fates: order.map(|old| state.fates[old]),
+            ..state
+        }
     }
 
     fn is_settled(&self, state: &State) -> bool {
@@ -608,18 +763,6 @@ impl Tables {
 
 /// Rounds within which everything must have come to an end: four servers, each a few turns long, one after the other.
 const ROUNDS_MAX: usize = 200;
-
-/// The least of the states that differ only in which server is which.
-fn least(orders: &[[usize; SERVERS]], state: &State) -> State {
-    let reordered = |order: &[usize; SERVERS]| State {
-        ledger: state.ledger.reordered(*order),
-        holders: order.map(|old| state.holders[old]),
-        up: order.map(|old| state.up[old]),
-        down: order.map(|old| state.down[old]),
-        ..*state
-    };
-    orders.iter().map(reordered).min().expect("there are orders")
-}
 
 /// As good a name for a state as the checker's own.
 fn hash(state: &State) -> u64 {
