@@ -21,6 +21,7 @@ pub mod order;
 pub mod phase;
 pub mod plan;
 pub mod retry;
+pub mod signed_before;
 pub mod time;
 pub mod trust;
 pub mod wire;

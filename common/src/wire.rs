@@ -8,6 +8,7 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::ids::PeerKey;
+use crate::signed_before;
 
 /// Version byte in front of every encoded value.
 pub const WIRE_VERSION: u8 = 1;
@@ -183,11 +184,13 @@ impl Signed {
     pub fn sign<M: SignedMessage>(message: &M, key: &SigningKey) -> Result<Self, WireError> {
         let body = encode(message, M::BYTES_MAX)?;
         let signature = key.sign(&signing_input(M::CONTEXT, &body));
-        Ok(Self {
+        let signed = Self {
             signer: PeerKey(key.verifying_key().to_bytes()),
             body,
             signature: SignatureBytes(signature.to_bytes()),
-        })
+        };
+        signed_before::was_made(&signed.checked_parts::<M>());
+        Ok(signed)
     }
 
     /// The message, once its signature is known to be by `self.signer`. Whether that signer may say such a
@@ -196,11 +199,21 @@ impl Signed {
     /// # Errors
     /// [`WireError`] if the signature or the encoding is wrong.
     pub fn open<M: SignedMessage>(&self) -> Result<M, WireError> {
-        let refused = || WireError::Signature { signer: self.signer };
-        let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| refused())?;
-        let signature = ed25519_dalek::Signature::from_bytes(&self.signature.0);
-        key.verify_strict(&signing_input(M::CONTEXT, &self.body), &signature).map_err(|_| refused())?;
+        let is_good = signed_before::is_good(&self.checked_parts::<M>(), || {
+            let signature = ed25519_dalek::Signature::from_bytes(&self.signature.0);
+            VerifyingKey::from_bytes(&self.signer.0).is_ok_and(|key| {
+                key.verify_strict(&signing_input(M::CONTEXT, &self.body), &signature).is_ok()
+            })
+        });
+        if !is_good {
+            return Err(WireError::Signature { signer: self.signer });
+        }
         decode(&self.body, M::BYTES_MAX)
+    }
+
+    /// All that the check of the signature looks at.
+    fn checked_parts<M: SignedMessage>(&self) -> [&[u8]; 5] {
+        [b"message", &self.signer.0, M::CONTEXT.as_bytes(), &self.body, &self.signature.0]
     }
 }
 

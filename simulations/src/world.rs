@@ -123,6 +123,8 @@ impl World {
     /// A world in which nothing has happened yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
+        // Every machine here checks the same documents, and half of a small world's time would go into that.
+        lunar_common::signed_before::remember_in_this_thread();
         let scenario = options.scenario.clone();
         let seats = scenario.seats();
         let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
@@ -368,11 +370,15 @@ impl World {
     /// Everyone compares documents with the people's: a lost one comes again. Looks only at those who may lack
     /// one: they started, or something was given out, since they were last found to hold all.
     fn sync(&mut self) {
+        let published: Vec<_> = self.published.iter().map(|document| document.hash()).collect();
         for server in self.lagging.clone() {
             let Some(node) = &self.servers[server].node else { continue };
-            let held: Vec<_> = node.trust().documents().iter().map(|known| known.hash()).collect();
-            let lacking: Vec<_> =
-                self.published.iter().filter(|document| !held.contains(&document.hash())).cloned().collect();
+            let held = node.trust().hashes();
+            let given_out = published.iter().zip(&self.published);
+            let lacking: Vec<_> = given_out
+                .filter(|(hash, _)| !held.contains(hash))
+                .map(|(_, document)| document.clone())
+                .collect();
             if lacking.is_empty() {
                 self.lagging.remove(&server);
             }

@@ -13,6 +13,7 @@ use super::root::{RoleName, TrustRole, TrustRoot, parse_key};
 use crate::bounds::{SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
 use crate::document::Kind;
 use crate::ids::KeyName;
+use crate::signed_before;
 
 /// Why one signature does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,9 +153,14 @@ impl KeyRing {
         if key.algorithm() != signature.algorithm() {
             return Err(SignatureDefect::Forged { name: name.clone() });
         }
-        PublicKey::from(key.clone())
-            .verify(kind.namespace(), body, &signature)
-            .map_err(|_| SignatureDefect::Forged { name: name.clone() })?;
+        // The armoured text holds the key and the signature.
+        let parts: [&[u8]; 4] = [b"document", kind.namespace().as_bytes(), body, armoured.as_bytes()];
+        let is_good = signed_before::is_good(&parts, || {
+            PublicKey::from(key.clone()).verify(kind.namespace(), body, &signature).is_ok()
+        });
+        if !is_good {
+            return Err(SignatureDefect::Forged { name: name.clone() });
+        }
         let user_verified = match hardware_flags(&signature) {
             None => true,
             Some(flags) if flags & USER_PRESENT == 0 => {

@@ -247,18 +247,29 @@ impl TrustState {
     /// then what stops, then the rest. Without enrolments, which go where they are needed. Bounded.
     #[must_use]
     pub fn documents(&self) -> Vec<Arc<SignedDocument>> {
+        self.offered().map(|(_, document)| document.clone()).collect()
+    }
+
+    /// The hashes of [`TrustState::documents`], known since they were verified.
+    #[must_use]
+    pub fn hashes(&self) -> Vec<DocumentHash> {
+        self.offered().map(|(hash, _)| hash).collect()
+    }
+
+    fn offered(&self) -> impl Iterator<Item = (DocumentHash, &Arc<SignedDocument>)> {
+        fn both<T>(verified: &Arc<Verified<T>>) -> (DocumentHash, &Arc<SignedDocument>) {
+            (verified.hash(), verified.document())
+        }
         let stops = || self.stops.values();
         self.chain
             .iter()
-            .map(|root| root.document())
-            .chain(stops().filter_map(|stop| stop.halt.as_ref().map(|halt| halt.document())))
-            .chain(self.revocation.iter().map(|list| list.document()))
-            .chain(stops().filter_map(|stop| stop.resume.as_ref().map(|resume| resume.document())))
-            .chain(self.plans.values().map(|held| held.plan.document()))
-            .chain(self.reaps.values().map(|reap| reap.document()))
+            .map(both)
+            .chain(stops().filter_map(|stop| stop.halt.as_ref().map(both)))
+            .chain(self.revocation.iter().map(both))
+            .chain(stops().filter_map(|stop| stop.resume.as_ref().map(both)))
+            .chain(self.plans.values().map(|held| both(&held.plan)))
+            .chain(self.reaps.values().map(both))
             .take(DOCUMENTS_KEPT_MAX)
-            .cloned()
-            .collect()
     }
 
     /// Documents that another one lacks: as many as one answer may carry. Asked again until empty, this hands
@@ -268,7 +279,7 @@ impl TrustState {
         let have: BTreeSet<&DocumentHash> = have.iter().take(DOCUMENTS_KEPT_MAX).collect();
         let mut room = MESSAGE_BYTES_MAX - ANSWER_OVERHEAD_BYTES;
         let mut missing = Vec::new();
-        for document in self.documents().iter().filter(|document| !have.contains(&document.hash())) {
+        for (_, document) in self.offered().filter(|(hash, _)| !have.contains(hash)) {
             let bytes =
                 document.body.len() + document.signatures.iter().map(|one| one.len() + 8).sum::<usize>() + 32;
             if missing.len() == DOCUMENTS_PER_SYNC_MAX || bytes > room {

@@ -142,10 +142,7 @@ impl Machine {
 
     fn answer(&mut self, request: Request, found: &Found, now: Now) -> Reply {
         match request {
-            Request::Hello => Reply::Hello {
-                server: self.server.clone(),
-                documents: self.trust.documents().iter().map(|document| document.hash()).collect(),
-            },
+            Request::Hello => Reply::Hello { server: self.server.clone(), documents: self.trust.hashes() },
             Request::Document(document) => match self.trust.accept(&document, now.wall) {
                 Ok(Accepted::Known) => Reply::Document { refused: None },
                 Ok(_) => {
