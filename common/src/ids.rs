@@ -3,7 +3,9 @@
 //! Owns every id type. Main invariant: an id that exists is well formed (length, alphabet), so it can be put
 //! in a path, a log line or a URL as it is.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -45,12 +47,72 @@ fn check_name(text: &str) -> Result<(), IdError> {
     }
 }
 
+/// A name's text, with its first bytes beside the pointer to all of them: names are the keys of large maps, and most of
+/// them differ there, so that a look-up follows no pointer. The order is that of the text.
+#[derive(Clone)]
+struct Name {
+    head: u64,
+    text: Arc<str>,
+}
+
+impl Name {
+    fn new(text: &str) -> Self {
+        let mut head = [0; HEAD_BYTES];
+        for (to, from) in head.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        Self { head: u64::from_be_bytes(head), text: text.into() }
+    }
+
+    /// Whether the heads tell all: no name holds the zero byte that fills them up.
+    fn are_heads_all(&self, other: &Self) -> bool {
+        self.text.len() <= HEAD_BYTES && other.text.len() <= HEAD_BYTES
+    }
+}
+
+const HEAD_BYTES: usize = size_of::<u64>();
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.head == other.head && (self.are_heads_all(other) || self.text == other.text)
+    }
+}
+
+impl Eq for Name {}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head.cmp(&other.head).then_with(|| match self.are_heads_all(other) {
+            true => Ordering::Equal,
+            false => self.text.cmp(&other.text),
+        })
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
 macro_rules! name_id {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name(Name);
 
         impl $name {
             /// The id from a text, if it is one.
@@ -59,19 +121,19 @@ macro_rules! name_id {
             /// [`IdError`] names what is wrong with the text.
             pub fn new(text: &str) -> Result<Self, IdError> {
                 check_name(text)?;
-                Ok(Self(text.into()))
+                Ok(Self(Name::new(text)))
             }
 
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.0.text
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(&self.0.text)
             }
         }
 
@@ -91,7 +153,7 @@ macro_rules! name_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
+                id.0.text.as_ref().to_owned()
             }
         }
     )+};
@@ -268,6 +330,19 @@ mod tests {
             assert!(ServerId::new(text).is_err(), "{text:?} was accepted");
         }
         assert_eq!(ServerId::new("srv-01.moon_a").unwrap().to_string(), "srv-01.moon_a");
+    }
+
+    #[test]
+    fn names_are_ordered_as_their_texts_however_long() {
+        let texts =
+            ["a", "a-", "srv-1", "srv-10", "srv-1000", "srv-10000", "srv-10001", "srv-2", "srv-20000", "z"];
+        for (at, one) in texts.iter().enumerate() {
+            for (other_at, other) in texts.iter().enumerate() {
+                let (one, other) = (ServerId::new(one).unwrap(), ServerId::new(other).unwrap());
+                assert_eq!(one.cmp(&other), at.cmp(&other_at), "{one} and {other}");
+                assert_eq!(one == other, at == other_at);
+            }
+        }
     }
 
     #[test]

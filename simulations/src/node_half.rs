@@ -51,10 +51,7 @@ impl World {
 
     pub(crate) fn node_alarm(&mut self, server: usize) {
         let at = &mut self.servers[server];
-        if at.node_alarm != Some(self.at_ms) {
-            return;
-        }
-        at.node_alarm = None;
+        at.node_alarms.rang(self.at_ms);
         let now = at.now(self.at_ms);
         let Some(node) = &mut at.node else { return };
         if node.poll_timeout().is_some_and(|due| due <= now.moment) {
@@ -99,11 +96,9 @@ impl World {
         }
         let at = &mut self.servers[server];
         let due = at.node.as_ref().and_then(|node| node.poll_timeout());
-        // One alarm is set at a time: an earlier one that turns out too early sets the next.
         if let Some(when) = due.map(|moment| at.when(moment).max(self.at_ms))
-            && at.node_alarm.is_none_or(|set| when < set)
+            && at.node_alarms.set(when)
         {
-            at.node_alarm = Some(when);
             self.put_at(when, Event::NodeAlarm { server });
         }
     }

@@ -107,10 +107,7 @@ impl World {
 
     pub(crate) fn applier_alarm(&mut self, server: usize) {
         let at = &mut self.servers[server];
-        if at.applier_alarm != Some(self.at_ms) {
-            return;
-        }
-        at.applier_alarm = None;
+        at.applier_alarms.rang(self.at_ms);
         let now = at.now(self.at_ms);
         let Some(machine) = &mut at.applier else { return };
         if machine.poll_timeout().is_some_and(|due| due <= now.moment) {
@@ -180,9 +177,8 @@ impl World {
         let at = &mut self.servers[server];
         let due = at.applier.as_ref().and_then(|machine| machine.poll_timeout());
         if let Some(when) = due.map(|moment| at.when(moment).max(self.at_ms))
-            && at.applier_alarm.is_none_or(|set| when < set)
+            && at.applier_alarms.set(when)
         {
-            at.applier_alarm = Some(when);
             self.put_at(when, Event::ApplierAlarm { server });
         }
         answer

@@ -28,6 +28,27 @@ pub(crate) struct Asker {
     pub(crate) ask: AskId,
 }
 
+/// The times at which a half is woken, each of which has one event in the queue. A deadline that moves on leaves its
+/// alarm where it was: it wakes the half a little early, and serves for the deadlines after it.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms(Vec<u64>);
+
+impl Alarms {
+    /// The half wants to be woken at this time: whether an event must be put into the queue for it.
+    pub(crate) fn set(&mut self, at_ms: u64) -> bool {
+        let is_set = self.0.iter().any(|set| *set <= at_ms);
+        if !is_set {
+            self.0.push(at_ms);
+        }
+        !is_set
+    }
+
+    /// An alarm rings.
+    pub(crate) fn rang(&mut self, at_ms: u64) {
+        self.0.retain(|set| *set != at_ms);
+    }
+}
+
 /// A server.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -87,9 +108,9 @@ pub(crate) struct Server {
     /// Requests of this life that were not answered.
     pub(crate) pending: Vec<u64>,
     pub(crate) askers: Vec<(CallId, Asker)>,
-    /// When its timers are set to ring.
-    pub(crate) node_alarm: Option<u64>,
-    pub(crate) applier_alarm: Option<u64>,
+    /// When its timers are set to ring, whichever life set them.
+    pub(crate) node_alarms: Alarms,
+    pub(crate) applier_alarms: Alarms,
     /// The newest halt and resume that the node has acknowledged.
     pub(crate) halted: Sequence,
     pub(crate) resumed: Sequence,
@@ -139,8 +160,8 @@ impl Server {
             flapping: Interval::default(),
             pending: Vec::new(),
             askers: Vec::new(),
-            node_alarm: None,
-            applier_alarm: None,
+            node_alarms: Alarms::default(),
+            applier_alarms: Alarms::default(),
             halted: Sequence(0),
             resumed: Sequence(0),
             floors: (Epoch(0), Fence(0)),
@@ -166,7 +187,6 @@ impl Server {
         let setup = Setup { me, machine_boot: self.boot };
         self.off_since = None;
         self.node = Some(Box::new(Node::new(setup, trust, self.journal.clone(), self.now(at_ms))));
-        self.node_alarm = None;
     }
 
     /// The root half starts from what it made durable.
@@ -175,7 +195,6 @@ impl Server {
         let journal = self.applier_journal.clone();
         let name = self.name.clone();
         self.applier = Some(Box::new(Machine::new(name, trust, journal, self.boot, self.now(at_ms))));
-        self.applier_alarm = None;
     }
 
     /// The network half dies.

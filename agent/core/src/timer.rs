@@ -2,8 +2,6 @@
 //!
 //! Owns [`Timer`] and [`Timers`]. Main invariant: each reason to wait has one deadline at most, in one table.
 
-use std::collections::BTreeMap;
-
 use lunar_common::time::Moment;
 
 /// Why a node wants to be woken.
@@ -25,48 +23,53 @@ pub enum Timer {
     Health,
 }
 
+impl Timer {
+    /// All of them, in their order.
+    const ALL: [Self; 7] =
+        [Self::Step, Self::Group, Self::StartBy, Self::Applier, Self::Report, Self::Release, Self::Health];
+}
+
 /// Deadlines by reason.
 #[derive(Debug, Clone, Default)]
-pub struct Timers(BTreeMap<Timer, Moment>);
+pub struct Timers([Option<Moment>; Timer::ALL.len()]);
 
 impl Timers {
     /// Sets or moves a deadline.
     pub fn set(&mut self, timer: Timer, at: Moment) {
-        self.0.insert(timer, at);
+        self.0[timer as usize] = Some(at);
     }
 
     /// Brings a deadline forward; never back.
     pub fn set_sooner(&mut self, timer: Timer, at: Moment) {
-        let entry = self.0.entry(timer).or_insert(at);
+        let entry = self.0[timer as usize].get_or_insert(at);
         *entry = at.min(*entry);
     }
 
     /// Takes a deadline away.
     pub fn clear(&mut self, timer: Timer) {
-        self.0.remove(&timer);
+        self.0[timer as usize] = None;
     }
 
     /// The earliest deadline.
     #[must_use]
     pub fn next(&self) -> Option<Moment> {
-        self.0.values().min().copied()
+        self.0.iter().flatten().min().copied()
     }
 
     /// Takes a deadline away; whether there was one.
     pub(crate) fn take(&mut self, timer: Timer) -> bool {
-        self.0.remove(&timer).is_some()
+        self.0[timer as usize].take().is_some()
     }
 
     /// Every deadline.
     pub(crate) fn armed(&self) -> impl Iterator<Item = (Timer, Moment)> {
-        self.0.iter().map(|(timer, at)| (*timer, *at))
+        Timer::ALL.into_iter().zip(self.0).filter_map(|(timer, at)| at.map(|at| (timer, at)))
     }
 
     /// Takes out one timer that is due, the earliest first.
     pub fn due(&mut self, now: Moment) -> Option<Timer> {
-        let (timer, _) = self.0.iter().filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
-        let timer = *timer;
-        self.0.remove(&timer);
+        let (timer, _) = self.armed().filter(|(_, at)| *at <= now).min_by_key(|(_, at)| *at)?;
+        self.clear(timer);
         Some(timer)
     }
 }
