@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use lunar_tests::{CAMPAIGN, Ended, Fleet, Part, SmallDisk, programs, run, wait_for, wait_until};
+use lunar_tests::{CAMPAIGN, Ended, Events, Fleet, Part, SmallDisk, programs, run, wait_for, wait_until};
 
 /// Starts at once, and tries again soon and often.
 const AGAIN_AND_AGAIN: &[(&str, &str)] = &[
@@ -76,6 +76,42 @@ fn an_applier_on_a_full_disk_stops_and_names_its_store_and_the_server_stays_up_u
 
     assert_eq!(events.outcomes(server).last().unwrap(), "completed");
     assert_eq!(fleet.version_on(server), "2.0");
+    fleet.check_audit();
+}
+
+#[test]
+fn an_applier_out_of_room_while_it_unpacks_leaves_nothing_half_made_and_goes_on_with_room() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    let Some(disk) = SmallDisk::at(&fleet.of(server, "srv/web/releases")) else { return };
+    fleet.replan(AGAIN_AND_AGAIN);
+    let part = Part::Applier(server.clone());
+    let crashed = fleet.crash(&part);
+    // Bytes enough, so that it begins; and names enough for the old version and a third of the new one.
+    fleet.restart(&part, &disk.under(&crashed, "size=64m,nr_inodes=40"));
+    let applier = wait_for("the applier to be up", || fleet.find(&part));
+    fleet.publish();
+
+    let history = || fleet.operator(&["history", server]).out;
+    wait_until("the coordinator to know what there is no room for", || {
+        history().contains("cannot unpack web") && history().contains("No space left on device")
+    });
+    let told = history();
+    let place = fleet.of(server, "srv/web/releases").display().to_string();
+    assert!(told.contains(&place), "where: {told}");
+    assert!(told.contains("make room"), "what next: {told}");
+    assert_eq!(fleet.served_version(server).as_deref(), Some("1.0"));
+    let events = Events::of(&fleet).unwrap();
+    assert_eq!(events.of_kind("Granted").count(), 0, "unpacking needs no lease");
+    let half = disk.inside(&applier, "ls -a \"$0\" | grep -c unpacking");
+    assert_eq!(half.out.trim(), "0", "nothing half-made is left to fill the disk: {}", half.err);
+
+    let freed = disk.inside(&applier, "mount -o remount,nr_inodes=1000 \"$0\"");
+    assert_eq!(freed.code, 0, "{}", freed.err);
+    let events = fleet.wait_until_over(fleet.servers());
+
+    assert_eq!(events.outcomes(server).last().unwrap(), "completed");
+    assert_eq!(fleet.served_version(server).as_deref(), Some("2.0"));
     fleet.check_audit();
 }
 

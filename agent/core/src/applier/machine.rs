@@ -476,11 +476,11 @@ impl Machine {
         }
     }
 
-    /// A task that ended for good: asking for it again changes nothing.
+    /// A task that ended: asking for it again changes nothing, and tells how. What could not be staged is tried anew
+    /// under the next attempt's number, when the network half's back-off is over: it asks for as long as it does not
+    /// know, and would be unpacking for ever.
     fn is_over(&self, task: &Task) -> bool {
-        self.journal.ended.as_ref().is_some_and(|ended| {
-            ended.task == *task && matches!(ended.how, End::Committed | End::RolledBack { .. })
-        })
+        self.journal.ended.as_ref().is_some_and(|ended| ended.task == *task)
     }
 
     fn end(&mut self, how: End) {

@@ -114,19 +114,6 @@ fn what_is_found_damaged_before_the_first_switch_touches_nothing_and_restarts_no
 }
 
 #[test]
-fn a_set_that_cannot_be_staged_is_refused_and_may_be_staged_again() {
-    let mut bench = Bench::new();
-    bench.ask(Request::Stage(bench.task(1)));
-    bench.steps(1);
-
-    bench.fail("the disk is full");
-
-    assert_eq!(bench.stage(1), ApplierStage::Refused { reason: "the disk is full".into() });
-    bench.ask(Request::Stage(bench.task(1)));
-    assert_eq!(bench.stage(1), ApplierStage::Staging);
-}
-
-#[test]
 fn without_a_commit_in_time_it_goes_back_by_itself() {
     let mut bench = Bench::applied();
     bench.machine.handle_timeout(now(600_999));
@@ -314,6 +301,23 @@ fn a_check_answers_for_the_beginning_and_changes_nothing() {
     bench.steps_until_quiet();
     let over = ApplierStage::RolledBack { cause: "not healthy".into() };
     assert_eq!(status(&bench.ask(check(&bench, 1))).stage, over);
+}
+
+#[test]
+fn what_could_not_be_unpacked_is_told_as_often_as_it_is_asked_and_tried_anew_by_the_next_attempt() {
+    let mut bench = Bench::new();
+    bench.ask(Request::Stage(bench.task(1)));
+    bench.fail("no room");
+    let refused = ApplierStage::Refused { reason: "no room".into() };
+    assert_eq!(bench.stage(1), refused);
+
+    // The network half asks on until it has heard.
+    let effects = bench.ask(Request::Stage(bench.task(1)));
+
+    assert_eq!(kinds(&effects), ["reply"], "nothing is unpacked again");
+    assert_eq!(bench.stage(1), refused);
+    bench.ask(Request::Stage(bench.task(2)));
+    assert_eq!(bench.stage(2), ApplierStage::Staging);
 }
 
 #[test]
