@@ -89,7 +89,6 @@ fn wrong_clocks_change_no_verdict() {
     }
 }
 
-/// `SEED` is the first seed and `COUNT` how many; with `ALL` set, every fault is on in each.
 /// Seeds that found something, each with what it was.
 #[test]
 fn seeds_that_once_failed_violate_nothing() {
@@ -97,6 +96,7 @@ fn seeds_that_once_failed_violate_nothing() {
     run(&Options::swarm(1064));
 }
 
+/// `SEED` is the first seed and `COUNT` how many; with `ALL` set, every fault is on in each.
 #[test]
 fn the_seeds_that_a_person_names_violate_nothing() {
     #[expect(clippy::disallowed_methods, reason = "a person names the seeds to look at; no core sees it")]

@@ -452,8 +452,6 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Proved by mistakes put in and taken out again: a lease counted twice; a server that leaves keeps its open
-    /// attempts; a completed server that is written off counted as absent.
     #[test]
     fn every_count_of_a_stage_is_the_sum_of_its_servers_records(steps in prop::collection::vec(steps(), 0..60)) {
         let members: Vec<Member> = (0..8).map(|n| member(&format!("s{n} {} x x1 -", 1 + n % 3))).collect();
