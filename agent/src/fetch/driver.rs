@@ -49,6 +49,7 @@ pub(super) struct Wanted {
     pub(super) pack: Option<Arc<Pack>>,
     local_bytes: u64,
     told: Option<swarm::Progress>,
+    complete: bool,
 }
 
 /// A machine that was made known.
@@ -166,12 +167,18 @@ impl Driver {
     }
 
     fn want(&mut self, artifact: ArtifactId, manifest_bytes: u64) {
-        if self.wanted.contains_key(&artifact) {
+        if let Some(wanted) = self.wanted.get_mut(&artifact) {
+            // A next attempt waits to hear how far it is, though nothing new may ever come.
+            wanted.told = None;
+            if wanted.complete {
+                let received = self.received(artifact);
+                self.ends.push_back(FetchEvent::Complete { artifact, received });
+            }
             return;
         }
         let bound = u64::try_from(lunar_common::bounds::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
         let manifest_bytes = usize::try_from(manifest_bytes.min(bound)).unwrap_or(usize::MAX);
-        let wanted = Wanted { manifest_bytes, pack: None, local_bytes: 0, told: None };
+        let wanted = Wanted { manifest_bytes, pack: None, local_bytes: 0, told: None, complete: false };
         self.wanted.insert(artifact, wanted);
         let (files, report) = (self.files.clone(), self.report.clone());
         // What the disk holds is looked at before anybody is asked for anything.
@@ -381,12 +388,13 @@ impl Driver {
     }
 
     fn completed(&mut self, artifact: ArtifactId, result: Result<(), PackError>) {
-        let received = self.received(artifact);
         match result {
-            Ok(()) if self.wanted.contains_key(&artifact) => {
+            Ok(()) => {
+                let Some(wanted) = self.wanted.get_mut(&artifact) else { return };
+                wanted.complete = true;
+                let received = self.received(artifact);
                 self.ends.push_back(FetchEvent::Complete { artifact, received });
             }
-            Ok(()) => {}
             Err(error) => self.fail(artifact, &error),
         }
     }

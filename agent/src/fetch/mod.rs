@@ -87,7 +87,8 @@ impl Fetcher {
         self.address
     }
 
-    /// Fetches an artifact whose manifest has at most this many bytes, beginning with what the disk holds.
+    /// Fetches an artifact whose manifest has at most this many bytes, beginning with what the disk holds. Of one that
+    /// is wanted already, its progress or its end is told again.
     pub async fn want(&self, artifact: ArtifactId, manifest_bytes: u64) {
         self.tell(Command::Want { artifact, manifest_bytes }).await;
     }

@@ -44,6 +44,24 @@ async fn two_agents_finish_from_each_other_with_the_origin_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wanted_again_is_told_to_be_complete_again_and_nothing_is_fetched_for_it() {
+    let published = Published::new(1024 * 1024);
+    let source = Counting::new(&published);
+    let (plane, _links) = origin().plane(source.clone());
+    let directory = tempfile::tempdir().unwrap();
+    let (fetcher, mut events) = agent(13, "base").fetcher(directory.path());
+    fetcher.peer(origin().known(plane.address().unwrap(), published.id())).await;
+    fetcher.want(published.id(), published.manifest_bytes()).await;
+    let received = complete(&mut events).await;
+
+    fetcher.want(published.id(), published.manifest_bytes()).await;
+
+    assert_eq!(complete(&mut events).await, received);
+    assert!(source.counts().values().all(|times| *times == 1));
+    fetcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn four_agents_on_two_sites_take_each_frame_from_the_origin_once() {
     let published = Published::new(8 * 1024 * 1024);
     let source = Counting::new(&published);
