@@ -510,7 +510,13 @@ impl World {
                 let way = 2 * self.swarming.links.latency_us(route, from, to);
                 self.put_at_us(self.at_us + way, Event::Linked { a: from, b: to });
             }
-            None => self.put_at_us(self.at_us + CONNECT_US, Event::NotLinked { from, to }),
+            None => {
+                // Whoever is cut off cannot be asked what it has.
+                if lives {
+                    self.earth_seen.disturbed_us = Some(self.at_us);
+                }
+                self.put_at_us(self.at_us + CONNECT_US, Event::NotLinked { from, to });
+            }
         }
     }
 

@@ -200,9 +200,9 @@ impl Swarm {
             None => {
                 // Every gateway will have chunks to fetch: connecting while the manifest is on its way saves a
                 // round trip of 2.5 s.
-                let nobody_has_it = state.members.values().all(|membership| membership.told.is_none());
                 let ours = state.duty.is_gateway(&self.me) || state.helping_oneself;
-                state.manifest != ManifestState::Received && state.settled && ours && nobody_has_it
+                let missing = state.manifest != ManifestState::Received;
+                missing && state.settled && ours && self.nobody_has_the_manifest(state)
             }
         })
     }

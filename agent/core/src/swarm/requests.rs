@@ -95,13 +95,25 @@ impl Swarm {
         };
         let importer = state.duty.is_importer(MANIFEST) || state.helping_oneself;
         let fetcher = state.settled && (state.duty.is_earth_fetcher(MANIFEST) || state.helping_oneself);
-        let nobody_has_it = state.members.values().all(|membership| membership.told.is_none());
         let source = holders(Class::Site)
             .or_else(|| if importer { holders(Class::Sites) } else { None })
-            .or_else(|| if fetcher && nobody_has_it { Some((Class::Earth, self.origin()?)) } else { None });
+            .or_else(|| {
+                if fetcher && self.nobody_has_the_manifest(state) {
+                    Some((Class::Earth, self.origin()?))
+                } else {
+                    None
+                }
+            });
         if let Some((class, peer)) = source {
             self.request(artifact, Item::Manifest, class, peer, now);
         }
+    }
+
+    /// Whether no member that can be relied on has the manifest. Whoever says that it has it and answers nothing does
+    /// not count, or one such member would keep everybody from the origin for ever.
+    pub(super) fn nobody_has_the_manifest(&self, state: &Artifact) -> bool {
+        let mut holders = state.members.iter().filter(|(_, membership)| membership.told.is_some());
+        holders.all(|(key, _)| self.peers.get(key).is_none_or(|peer| !peer.is_reliable()))
     }
 
     /// The rarest chunk that a source of this class can be asked for now, and the least busy such source.

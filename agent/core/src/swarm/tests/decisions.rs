@@ -46,6 +46,25 @@ fn the_manifest_comes_from_the_site_before_any_chunk() {
 }
 
 #[test]
+fn a_member_that_answers_nothing_keeps_nobody_from_the_origins_manifest() {
+    let mut swarm = swarm();
+    give(&mut swarm, 0, Input::Want { artifact: ARTIFACT, manifest_bytes: 1024 });
+    give(&mut swarm, 0, Input::Peer { peer: ORIGIN, site: "earth".parse().unwrap(), origin: true });
+    connect(&mut swarm, NEAR, near(NEAR));
+    let mut seen = give(&mut swarm, 1, said(NEAR, Word::HaveSet(HaveSet::full(3))));
+
+    // Three requests that come to nothing open its breaker.
+    seen.extend((1..=20).flat_map(|second| wake(&mut swarm, second * 1_000)));
+    seen.extend(give(&mut swarm, 20_000, Input::Connected { peer: ORIGIN }));
+
+    let of_near = seen.iter().filter(|effect| matches!(effect, Effect::Fetch { peer: NEAR, .. })).count();
+    assert!(of_near >= 3, "{seen:?}");
+    assert!(seen.contains(&Effect::Connect { peer: ORIGIN }), "{seen:?}");
+    let asked = |effect: &Effect| matches!(effect, Effect::Fetch { peer: ORIGIN, item: Item::Manifest, .. });
+    assert!(seen.iter().any(asked), "{seen:?}");
+}
+
+#[test]
 fn the_rarest_chunk_is_asked_for_first_and_the_idle_source_is_asked() {
     let mut swarm = downloading(HaveSet::empty(3));
     connect(&mut swarm, NEAR, near(NEAR));
