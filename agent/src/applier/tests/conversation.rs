@@ -1,5 +1,6 @@
 //! The applier's process: socket, records, real restarts, and a network half that was taken over.
 
+use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -197,6 +198,8 @@ struct Bench {
     home: tempfile::TempDir,
     new: Published,
     plan: SignedDocument,
+    /// The attempt under way: a refused one is over.
+    attempt: Cell<u64>,
 }
 
 impl Bench {
@@ -214,7 +217,7 @@ impl Bench {
         documents::save(&home.path().join("root.toml"), &fixture::root()).unwrap();
         let own = fixture::enrolment("srv-1", SERVER, Role::Agent);
         documents::save(&home.path().join("enrolment.toml"), &own).unwrap();
-        Self { home, new, plan }
+        Self { home, new, plan, attempt: Cell::new(1) }
     }
 
     fn config(&self) -> Config {
@@ -270,11 +273,11 @@ impl Bench {
     }
 
     fn task(&self) -> Task {
-        Task { campaign: fixture::campaign(), plan: self.plan.hash(), attempt: Attempt(1) }
+        Task { campaign: fixture::campaign(), plan: self.plan.hash(), attempt: Attempt(self.attempt.get()) }
     }
 
     fn begin(&self, signer: u8) -> Request {
-        let grant = fixture::grant(self.plan.hash(), 1, 10);
+        let grant = fixture::grant(self.plan.hash(), self.attempt.get(), 10);
         let permission = Permission {
             grant: fixture::sign(&grant, signer),
             coordinator: fixture::coordinator(),
@@ -320,10 +323,12 @@ async fn refused(client: &mut Client, request: Request) -> String {
     }
 }
 
-/// Why staging ended without success.
+/// Why staging ended without success. What follows is the next attempt.
 async fn staged(bench: &Bench, client: &mut Client) -> String {
     client.ask(&Request::Stage(bench.task())).await.unwrap();
-    match bench.settled(client).await.stage {
+    let stage = bench.settled(client).await.stage;
+    bench.attempt.set(bench.attempt.get() + 1);
+    match stage {
         ApplierStage::Refused { reason } => reason,
         other => panic!("{other:?}"),
     }
