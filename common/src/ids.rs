@@ -120,6 +120,8 @@ name_id! {
     Version;
     /// A health probe's name in its plan.
     ProbeName;
+    /// A maintenance window's name in its plan.
+    WindowName;
 }
 
 macro_rules! bytes_id {

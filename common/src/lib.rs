@@ -22,4 +22,5 @@ pub mod plan;
 pub mod retry;
 pub mod time;
 pub mod trust;
+pub mod window;
 pub mod wire;

@@ -122,6 +122,7 @@ impl Plan {
         self.check_lease(&mut Under::at("lease", &mut problems));
         self.check_health(&mut Under::at("health", &mut problems));
         self.check_pace(&mut Under::at("", &mut problems));
+        problems.extend(self.check_windows());
         problems
     }
 
