@@ -11,9 +11,11 @@ use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
 use crate::health::Verdict;
 use crate::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, ServerId, SiteId,
+    WindowName,
 };
 use crate::limits::Tier;
 use crate::phase::Phase;
+use crate::time::WallTime;
 use crate::wire::SignedMessage;
 
 /// The sending that there never was: sendings are numbered from 1. A grant that answers it permits nothing. It calls
@@ -252,6 +254,18 @@ pub enum WaitReason {
     },
     /// No campaign selects it.
     NoCampaign,
+    /// The maintenance windows of its tier are closed, or close before it could be done.
+    OutsideWindow {
+        /// Its tier.
+        tier: Tier,
+        /// The windows that the tier is held to.
+        windows: Vec<WindowName>,
+        /// Whether it starts inside them or not at all; otherwise it starts outside them when it is behind.
+        strict: bool,
+        /// When the next one that is long enough opens, by the coordinator's clock; `None`: not before the plan
+        /// expires.
+        opens: Option<WallTime>,
+    },
 }
 
 /// A server that takes a slot, and why.

@@ -298,7 +298,7 @@ fn request(number: usize) -> RequestId {
 /// The whole fleet enrolled, heard and healthy, with limits that nothing here reaches.
 fn founded(members: &[Member]) -> Coordinator {
     let mut core = Coordinator::new(Config::default());
-    core.apply(&EventBody::PlanAccepted { terms: terms(), signers: BTreeSet::new() });
+    core.apply(&EventBody::PlanAccepted { terms: Box::new(terms()), signers: BTreeSet::new() });
     core.handle(Input::Started(InForce::default()), NOW);
     for member in members {
         core.apply(&EventBody::ServerEnrolled { member: member.clone() });
@@ -349,6 +349,7 @@ fn terms() -> Terms {
         down_max_ms: 1_800_000,
         attempts_max: u32::MAX,
         artifacts: Vec::new(),
+        windows: None,
     }
 }
 

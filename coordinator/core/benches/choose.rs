@@ -76,6 +76,7 @@ fn terms(generation: u64, limits: LimitTable) -> Terms {
         down_max_ms: 1_800_000,
         attempts_max: u32::MAX,
         artifacts: Vec::new(),
+        windows: None,
     }
 }
 
@@ -85,7 +86,7 @@ fn fleet(members: &[Member], limits: LimitTable) -> Coordinator {
     for member in members {
         core.apply(&EventBody::ServerEnrolled { member: member.clone() });
     }
-    core.apply(&EventBody::PlanAccepted { terms: terms(1, limits), signers: BTreeSet::new() });
+    core.apply(&EventBody::PlanAccepted { terms: Box::new(terms(1, limits)), signers: BTreeSet::new() });
     // The benchmark has no signed documents: the log says who is a member, and nothing contradicts it.
     core.handle(Input::Started(InForce::default()), NOW);
     for member in members {

@@ -18,6 +18,8 @@ use lunar_common::plan::{Plan, Select};
 use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
 
+use crate::window::WindowTerms;
+
 /// Largest encoding of an event in bytes: a plan that names 10,000 servers.
 pub const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -58,7 +60,7 @@ pub enum EventBody {
     /// A plan is in force.
     PlanAccepted {
         /// What the ledger needs of it.
-        terms: Terms,
+        terms: Box<Terms>,
         /// Who signed.
         signers: BTreeSet<KeyName>,
     },
@@ -379,6 +381,8 @@ pub struct Terms {
     pub attempts_max: u32,
     /// What is installed.
     pub artifacts: Vec<ArtifactId>,
+    /// When servers may go down; `None`: at any time.
+    pub windows: Option<WindowTerms>,
 }
 
 impl Terms {
@@ -396,6 +400,7 @@ impl Terms {
             down_max_ms: millis(plan.lease.down_max()),
             attempts_max: plan.retry.attempts_max,
             artifacts: plan.artifacts.iter().map(|artifact| artifact.id).collect(),
+            windows: WindowTerms::of(plan),
         }
     }
 }

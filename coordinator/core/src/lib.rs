@@ -12,6 +12,7 @@ pub mod input;
 pub mod planner;
 pub mod view;
 pub mod why;
+pub mod window;
 
 mod fleet;
 mod ledger;

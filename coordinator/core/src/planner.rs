@@ -15,6 +15,7 @@ use lunar_common::inventory::InventoryServer;
 use lunar_common::lease::LimitScope;
 use lunar_common::limits::Tier;
 use lunar_common::plan::Plan;
+use lunar_common::plan::windows::ROLLBACK_S;
 use lunar_common::time::WallTime;
 use serde::Serialize;
 
@@ -29,10 +30,16 @@ impl Assumptions {
     /// soak is inside the hold, so a group waits no longer between two members.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
+        Self::expected(plan.hold_s())
+    }
+
+    /// The same, of servers that are down for so many seconds.
+    #[must_use]
+    pub fn expected(hold_s: u64) -> Self {
         Self {
-            hold_s: u64::from(plan.health.settle_s) + u64::from(plan.health.soak_s) + 60,
+            hold_s,
             hand_over_s: 5,
-            rollback_s: 300,
+            rollback_s: u64::from(ROLLBACK_S),
             failures_per_10000: 50,
             group_soak_s: 0,
             triage_s: 0,

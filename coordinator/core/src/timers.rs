@@ -19,6 +19,8 @@ pub enum Timer {
     Announce,
     /// After a restore: permissions given before it have run out by their holders' own clocks.
     Hold,
+    /// A maintenance window opens or closes, or a tier is asked whether it is behind.
+    Window,
 }
 
 /// Deadlines by timer, and timers by deadline.

@@ -70,6 +70,19 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
         ),
         WaitReason::Done { phase } => format!("{server} has nothing left to do: it is {phase}"),
         WaitReason::NoCampaign => format!("no campaign selects {server}"),
+        WaitReason::OutsideWindow { tier, opens: None, .. } => format!(
+            "{server} does not start: no maintenance window of tier {tier} that is long enough opens before the plan \
+             expires; sign a new generation of it"
+        ),
+        WaitReason::OutsideWindow { tier, windows, strict, opens: Some(opens) } => {
+            let names = windows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let held = if *strict {
+                "starts in its maintenance windows only"
+            } else {
+                "prefers its maintenance windows and is not behind schedule"
+            };
+            format!("{server} waits: tier {tier} {held} ({names}); the next one opens at {opens}")
+        }
     }
 }
 

@@ -318,7 +318,7 @@ mod tests {
             probe = []
         "#;
         let plan: lunar_common::plan::Plan = toml::from_str(text).unwrap();
-        let terms = lunar_coordinator_core::event::Terms::of(&plan, DocumentHash([0; 32]));
+        let terms = Box::new(lunar_coordinator_core::event::Terms::of(&plan, DocumentHash([0; 32])));
         view(EventBody::PlanAccepted { terms, signers: Default::default() })
     }
 }

@@ -296,5 +296,7 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::HoldsLease { lease, state } => format!("lease {lease} is {state}"),
         WaitReason::Done { phase } => format!("this server is {phase}"),
         WaitReason::NoCampaign => "no campaign selects this server".into(),
+        WaitReason::OutsideWindow { opens: Some(opens), .. } => format!("the next window opens at {opens}"),
+        WaitReason::OutsideWindow { opens: None, .. } => "no window opens before the plan expires".into(),
     }
 }

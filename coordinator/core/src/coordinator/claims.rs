@@ -96,7 +96,11 @@ impl Coordinator {
         if task.attempt != claim.attempt {
             return None;
         }
-        if let Some(obstacle) = self.obstacle_of_campaign(&claim.campaign, now) {
+        let tier = self.state.servers.get(&claim.server)?.member.tier;
+        let obstacle = self
+            .obstacle_of_campaign(&claim.campaign, now)
+            .or_else(|| self.outside_window(&claim.campaign, tier, now));
+        if let Some(obstacle) = obstacle {
             let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);
             return Some(self.wait_for(reason, claim));
         }

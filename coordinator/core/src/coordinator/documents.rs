@@ -86,7 +86,7 @@ impl Coordinator {
     pub(crate) fn accept(&mut self, terms: Terms, signers: BTreeSet<KeyName>) {
         let known = self.state.campaigns.get(&terms.campaign);
         if known.is_none_or(|known| known.terms.plan != terms.plan) {
-            self.record(EventBody::PlanAccepted { terms, signers });
+            self.record(EventBody::PlanAccepted { terms: Box::new(terms), signers });
         }
     }
 

@@ -19,6 +19,8 @@ mod rules;
 #[cfg(test)]
 mod signed;
 #[cfg(test)]
+mod windows;
+#[cfg(test)]
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -37,6 +39,7 @@ use crate::ledger::occupancy::Occupancies;
 use crate::ledger::waiting::Waiting;
 use crate::state::State;
 use crate::timers::{Timer, Timers};
+use crate::window::Doors;
 
 /// How far a server's floor may lie above our own numbers. A restored log is behind by what was granted since
 /// the copy was made; 2^32 grants are a thousand a second for fifty days. More is a lie that would use the
@@ -58,9 +61,11 @@ pub struct Coordinator {
     /// What this life knows of each lease beyond the log.
     pub(crate) watched: BTreeMap<ServerId, Watched>,
     pub(crate) timers: Timers,
+    /// When maintenance windows open and close: follows from the plans in force.
+    pub(crate) doors: Doors,
     effects: VecDeque<Effect>,
     /// A slot may have come free since the last choice.
-    room: bool,
+    pub(crate) room: bool,
     begun: bool,
 }
 
@@ -86,6 +91,7 @@ impl Coordinator {
             waiting: Waiting::default(),
             watched: BTreeMap::new(),
             timers: Timers::default(),
+            doors: Doors::default(),
             effects: VecDeque::new(),
             room: false,
             begun: false,
@@ -118,6 +124,7 @@ impl Coordinator {
             | EventBody::Transition { .. } => {}
             EventBody::Resumed { .. } | EventBody::Recovered { .. } => self.room = true,
             EventBody::PlanAccepted { terms, .. } => {
+                self.doors.take(terms);
                 self.waiting.remove_campaign(&terms.campaign);
                 self.waiting.wake_groups();
                 self.room = true;
@@ -213,6 +220,7 @@ impl Coordinator {
             Timer::Announce => self.announce(now),
             // What waits for it is looked at in `settle`.
             Timer::Hold => {}
+            Timer::Window => self.doors.ask(),
         }
     }
 
@@ -268,6 +276,7 @@ impl Coordinator {
         if self.state.restored && self.fleet.unheard.is_empty() && !held_back {
             self.record(EventBody::Recovered { epoch: self.state.epoch });
         }
+        self.watch_windows(now);
         if std::mem::take(&mut self.room) {
             for grant in self.choose(None, now) {
                 self.push(grant);

@@ -98,6 +98,7 @@ pub(crate) fn terms(name: &str, generation: u64, limits: LimitTable) -> Terms {
         down_max_ms: 1_800_000,
         attempts_max: 3,
         artifacts: Vec::new(),
+        windows: None,
     }
 }
 

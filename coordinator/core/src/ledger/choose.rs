@@ -71,7 +71,7 @@ impl Coordinator {
         match obstacle {
             Obstacle::Halted | Obstacle::PlanExpired | Obstacle::Recovering => Judgement::SkipClass,
             Obstacle::Full(LimitScope::Group(_)) => Judgement::ParkByGroup,
-            Obstacle::Full(_) => Judgement::SkipClass,
+            Obstacle::Full(_) | Obstacle::OutsideWindow(_) => Judgement::SkipClass,
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
             Obstacle::Kept(_) => Judgement::SkipClass,
             Obstacle::HoldsLease
@@ -101,7 +101,9 @@ impl Coordinator {
                 continue;
             }
             if tier.is_none_or(|(of, _)| of != class.tier) {
-                tier = Some((class.tier, !self.is_full(&class.campaign, &LimitScope::Tier(class.tier))));
+                let open = self.outside_window(&class.campaign, class.tier, now).is_none()
+                    && !self.is_full(&class.campaign, &LimitScope::Tier(class.tier));
+                tier = Some((class.tier, open));
             }
             let site_is_open = || !self.is_full(&class.campaign, &LimitScope::Site(class.site.clone()));
             if tier.is_some_and(|(_, open)| open) && *sites.entry(&class.site).or_insert_with(site_is_open) {
