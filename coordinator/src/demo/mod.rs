@@ -411,7 +411,11 @@ impl Demo {
             ended.is_empty(),
             match ended.as_slice() {
                 [] => "none did".to_owned(),
-                some => some.iter().map(|(name, status)| format!("{name}: {status}")).collect::<Vec<_>>().join(", "),
+                some => some
+                    .iter()
+                    .map(|(name, status)| format!("{name}: {status}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
             },
         ));
         Ok(())

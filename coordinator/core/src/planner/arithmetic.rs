@@ -15,6 +15,7 @@
 //! C*    = max(ceil(N tau / W), ceil(N / rounds))  slots that fit
 //! d*    = the longest d that fits; by (1) alone   (C W / N - h (1 + f) - f R) / (1 + f)
 //! days* = N tau / (C x hours a day)               or the rounds of (2), whichever takes longer
+//! windows: W is the sum of their lengths, less the time within which a server begins; each is one w
 //! pauses: W - N f H in place of W, where every failure stops its tier until a person has looked (H)
 //! ```
 //!
@@ -491,6 +492,27 @@ mod tests {
             let servers = demand.done(&assumed, calendar);
             assert!(Demand { servers, ..demand }.fits(&assumed, calendar));
         }
+    }
+
+    #[test]
+    fn windows_on_the_same_hours_of_each_day_come_to_the_same() {
+        for (servers, slots, hold_s, (hours, days)) in
+            [(5000, 21, 1200, (12, 7)), (5000, 5, 300, (8, 6)), (28, 1, 480, (4, 1)), (7, 3, 4000, (1, 7))]
+        {
+            let (demand, assumed, daily) = (of(servers, slots), held(hold_s), calendar((hours, days)));
+            // Far enough for whatever takes longer.
+            let span =
+                |day| Span { from_s: day * Calendar::DAY_S, until_s: day * Calendar::DAY_S + hours * HOUR_S };
+            let spans: Vec<Span> = (0..400).map(span).collect();
+            let windows = Hours::in_windows(daily.window_s, &spans);
+            assert_eq!(demand.fits(&assumed, windows), demand.fits(&assumed, daily), "{servers}");
+            assert_eq!(demand.done(&assumed, windows), demand.done(&assumed, daily));
+            assert_eq!(demand.slots_that_fit(&assumed, windows), demand.slots_that_fit(&assumed, daily));
+            assert_eq!(demand.hold_that_fits(&assumed, windows), demand.hold_that_fits(&assumed, daily));
+            assert_eq!(demand.finish_s(&assumed, windows), demand.finish_s(&assumed, daily));
+        }
+        let none = Hours::in_windows(Calendar::DAY_S, &[]);
+        assert_eq!((of(1, 1).finish_s(&held(60), none), of(1, 1).done(&held(60), none)), (None, 0));
     }
 
     #[test]
