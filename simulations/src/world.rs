@@ -122,7 +122,8 @@ impl World {
     pub fn new(options: Options) -> Self {
         let scenario = options.scenario.clone();
         let seats = scenario.seats();
-        let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
+        let documents =
+            Documents::new(&options.published(), &seats, options.mutant.is_some_and(Mutant::widens_limits));
         let names = documents.servers.iter().map(|machine| machine.server.clone());
         let servers: Vec<Server> = seats
             .iter()

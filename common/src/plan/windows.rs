@@ -21,7 +21,7 @@ use crate::window::cron::CronPattern;
 
 /// Seconds that draining, switching and restarting are expected to take, beside what the plan says of settling and
 /// soaking.
-const SWITCH_S: u32 = 60;
+pub const SWITCH_S: u32 = 60;
 
 /// Seconds that a rollback may take (A3).
 pub const ROLLBACK_S: u32 = 300;
