@@ -220,12 +220,14 @@ impl Coordinator {
         }
     }
 
-    /// Servers of a tier that a campaign has still to bring to an end.
+    /// Servers of a tier that a campaign has still to bring to an end. Those that were written off are not waited for.
     pub(crate) fn left_to_do(&self, campaign: &CampaignId, tier: Tier) -> u64 {
         let Some(found) = self.state.campaigns.get(campaign) else { return 0 };
         let left = self.selected_by(found).filter(|record| {
             let phase = self.phase(&record.member.server, campaign);
-            record.member.tier == tier && !phase.is_some_and(|phase| self.is_done(record, campaign, phase))
+            record.member.tier == tier
+                && !record.written_off
+                && !phase.is_some_and(|phase| self.is_done(record, campaign, phase))
         });
         u64::try_from(left.count()).unwrap_or(u64::MAX)
     }

@@ -239,6 +239,24 @@ fn a_tier_that_has_caught_up_keeps_to_its_windows_again() {
     assert_eq!(waits_until(&claim(&mut rig, "s5", 1)), Some(at("2026-11-22T02:00:00Z")));
 }
 
+#[test]
+fn servers_that_were_written_off_put_nobody_behind() {
+    let members: Vec<String> = (1..=8).map(|number| format!("s{number} 2 south s1 -")).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let one = LimitTable { tiers: [5, 1, 5], ..wide() };
+    let mut rig = held(&members, "2026-11-21T12:00:00Z", "2026-11-22T12:00:00Z", one, HOURS);
+    rig.pass(Duration::from_secs(15 * 60 - 1));
+    for number in 5..=8 {
+        rig.reap(&format!("s{number}"), None, 1);
+    }
+    rig.pass(Duration::from_secs(1));
+    for number in 1..=4 {
+        let report = rig.fresh_report(&format!("s{number}"));
+        rig.report(report);
+    }
+    assert_eq!(waits_until(&claim(&mut rig, "s1", 1)), Some(at("2026-11-22T02:00:00Z")));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
