@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, FrameHash};
 use lunar_common::manifest::{Chunk, Manifest, ManifestError};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use crate::durable;
 use crate::frame::{self, FrameError};
@@ -247,8 +249,11 @@ impl Pack {
     /// [`PackError::Corrupt`] if its bytes were damaged since (see [`Pack::demote`]), [`PackError::Missing`],
     /// [`PackError::NoSuchChunk`], [`PackError::Io`].
     pub fn read_frame(&self, index: u32) -> Result<Vec<u8>, PackError> {
-        let mut bytes = Vec::new();
-        self.read_frame_into(index, &mut bytes)?;
+        let chunk = self.chunk(index)?;
+        let file = self.file_with(index)?;
+        let read = read_new(&file, chunk.frame_bytes as usize, self.offsets[index as usize]);
+        let bytes = read.map_err(|error| self.unreadable(index, error))?;
+        frame::check(chunk, &bytes).map_err(|source| self.corrupt(index, source))?;
         Ok(bytes)
     }
 
@@ -258,13 +263,7 @@ impl Pack {
     /// The same.
     pub fn read_frame_into(&self, index: u32, bytes: &mut Vec<u8>) -> Result<(), PackError> {
         let chunk = self.chunk(index)?;
-        let file = {
-            let state = self.state();
-            if !state.have.contains(index) {
-                return Err(PackError::Missing { index });
-            }
-            Arc::clone(&state.file)
-        };
+        let file = self.file_with(index)?;
         self.read_unchecked(&file, index, bytes)?;
         frame::check(chunk, bytes).map_err(|source| self.corrupt(index, source))
     }
@@ -410,13 +409,27 @@ impl Pack {
     fn read_unchecked(&self, file: &File, index: u32, bytes: &mut Vec<u8>) -> Result<(), PackError> {
         let chunk = self.chunk(index)?;
         bytes.resize(chunk.frame_bytes as usize, 0);
-        match file.read_exact_at(bytes, self.offsets[index as usize]) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let source = FrameError::Length { expected: chunk.frame_bytes, found: 0 };
-                Err(self.corrupt(index, source))
-            }
-            Err(error) => Err(self.io("read", error)),
+        let read = file.read_exact_at(bytes, self.offsets[index as usize]);
+        read.map_err(|error| self.unreadable(index, error))
+    }
+
+    /// The file, if it holds this frame.
+    fn file_with(&self, index: u32) -> Result<Arc<File>, PackError> {
+        let state = self.state();
+        if state.have.contains(index) {
+            Ok(Arc::clone(&state.file))
+        } else {
+            Err(PackError::Missing { index })
+        }
+    }
+
+    /// What it means that a frame could not be read: a file that ends before it is damaged.
+    fn unreadable(&self, index: u32, error: io::Error) -> PackError {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let expected = self.manifest.chunks[index as usize].frame_bytes;
+            self.corrupt(index, FrameError::Length { expected, found: 0 })
+        } else {
+            self.io("read", error)
         }
     }
 
@@ -432,6 +445,23 @@ impl Pack {
         // Nothing panics under the lock; if something did, every step leaves the state true by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes of a file in a buffer of their own, which is not filled with zeros first: that would touch every byte of
+/// what a peer is sent once more.
+fn read_new(file: &File, length: usize, from: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = from + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The allocator may have given more room than was asked for.
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 /// Chunks of a manifest, in the type that counts them elsewhere.
