@@ -15,6 +15,7 @@ use super::protocol::{
     ASK_BYTES_MAX, Ask, BUSY, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, ReadError, read_length, read_message,
     write_message,
 };
+use super::serve::see_the_end;
 use crate::gate::Admitted;
 
 /// Packets' worth of a stream taken up at once: about what arrives between two turns of the receiving task.
@@ -137,9 +138,10 @@ impl Link {
         allowed: impl Fn(usize) -> bool,
         wanted: usize,
     ) -> Result<Vec<u8>, FetchError> {
-        // The sending half is kept open: dropped, it would be finished, which says nothing; but the receiving
-        // half, dropped when this future is, tells the peer to stop.
-        let (_send, mut receive) = self.ask(ask).await?;
+        // Nothing more is asked on this stream; finished at once, its end travels with the ask. The receiving half,
+        // dropped when this future is, tells the peer to stop.
+        let (mut send, mut receive) = self.ask(ask).await?;
+        send.finish().map_err(FetchError::broken)?;
         match receive.read_u8().await.map_err(FetchError::broken)? {
             HERE => {}
             NOT_HAVE => return Err(FetchError::NotHave),
@@ -165,6 +167,7 @@ impl Link {
                 bytes.extend_from_slice(&part[..wanted]);
             }
         }
+        see_the_end(&mut receive);
         Ok(bytes)
     }
 }

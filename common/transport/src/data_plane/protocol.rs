@@ -93,14 +93,16 @@ pub async fn read_length<R: AsyncRead + Unpin>(stream: &mut R) -> io::Result<u32
     stream.read_u32_le().await
 }
 
-/// Writes bytes with their length in front.
+/// Writes bytes with their length in front: all at once, for a stream may send a packet after every write.
 ///
 /// # Errors
 /// The stream's; and `InvalidInput` for more than 4 GiB.
 pub async fn write_bytes<W: AsyncWrite + Unpin>(stream: &mut W, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    stream.write_u32_le(length).await?;
-    stream.write_all(bytes).await
+    let mut framed = Vec::with_capacity(size_of_val(&length) + bytes.len());
+    framed.extend_from_slice(&length.to_le_bytes());
+    framed.extend_from_slice(bytes);
+    stream.write_all(&framed).await
 }
 
 /// Reads one message.

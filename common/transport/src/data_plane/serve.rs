@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::ArtifactId;
 use quinn::{Connection, RecvStream, SendStream};
@@ -92,6 +93,7 @@ impl Service {
 
     async fn answer(&self, mut send: SendStream, mut receive: RecvStream) -> Result<(), SourceError> {
         let ask = timeout(ASK_TIMEOUT, read_message::<Ask, _>(&mut receive, ASK_BYTES_MAX)).await??;
+        see_the_end(&mut receive);
         match ask {
             Ask::Listen(artifact) => self.tell(artifact, &mut send).await,
             Ask::Manifest(artifact) => {
@@ -126,17 +128,19 @@ impl Service {
             send.finish()?;
             return Ok(());
         };
-        send.write_u8(HERE).await?;
-        send.write_u32_le(u32::try_from(bytes.len())?).await?;
-        let mut bytes = Bytes::from(bytes);
+        let mut head = vec![HERE];
+        head.extend_from_slice(&u32::try_from(bytes.len())?.to_le_bytes());
+        let (head, mut bytes) = (Bytes::from(head), Bytes::from(bytes));
         if let Some(shaper) = &self.shaper {
+            send.write_chunk(head).await?;
             while !bytes.is_empty() {
                 let slice = bytes.split_to(bytes.len().min(SLICE_BYTES));
                 shaper.pass(slice.len()).await;
                 timeout(SLICE_TIMEOUT, send.write_chunk(slice)).await??;
             }
         } else {
-            timeout(SLICE_TIMEOUT * 4, send.write_chunk(bytes)).await??;
+            // Head and body at once: written apart, the head would travel in a packet of its own.
+            timeout(SLICE_TIMEOUT * 4, send.write_all_chunks(&mut [head, bytes])).await??;
         }
         send.finish()?;
         Ok(())
@@ -164,4 +168,11 @@ impl Service {
             timeout(SLICE_TIMEOUT, write_message(send, &note, NOTE_BYTES_MAX)).await??;
         }
     }
+}
+
+/// Takes notice of a stream's end if it is here already, without waiting for it: a stream that is dropped before
+/// its end was seen asks its sender to stop, and that is a packet and an answer for nothing.
+pub(super) fn see_the_end(receive: &mut RecvStream) {
+    // Whatever else is there is dropped with the stream.
+    let _ = receive.read(&mut [0]).now_or_never();
 }
