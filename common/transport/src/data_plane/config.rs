@@ -14,6 +14,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use quinn::{ClientConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 
 use super::serve::ChunkSource;
+use super::tls;
 use crate::gate::Gate;
 
 /// What a data plane is bound with.
@@ -85,9 +86,6 @@ impl PlaneLimits {
     }
 }
 
-/// Protocol name in the TLS handshake; another version is another name.
-const ALPN: &[u8] = b"lunar-data/1";
-
 /// 30 Mbit/s × 2.5 s, the most that can be on its way over the Earth link.
 const EARTH_BYTES_ON_THE_WAY: u64 = 9_400_000;
 
@@ -103,21 +101,21 @@ const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
 const STREAMS_MAX: u32 = 96;
 
 /// How the other end is bound to be who we dialled, and never anyone's session key is written anywhere.
-pub(super) fn client(key: &Keypair, peer: PeerId, distance: Distance) -> Result<ClientConfig, TlsError> {
-    let mut tls = libp2p_tls::make_client_config(key, Some(peer))?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.key_log = Arc::new(rustls::NoKeyLog);
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client(key: &Keypair, peer: PeerId, distance: Distance) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls::client(key, peer)?)?));
     config.transport_config(Arc::new(transport(distance)));
     Ok(config)
 }
 
 /// How we answer.
-pub(super) fn server(key: &Keypair, limits: &PlaneLimits) -> Result<ServerConfig, TlsError> {
-    let mut tls = libp2p_tls::make_server_config(key)?;
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.key_log = Arc::new(rustls::NoKeyLog);
-    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server(key: &Keypair, limits: &PlaneLimits) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls::server(key)?)?));
     config.transport_config(Arc::new(transport(limits.distance)));
     config.max_incoming(limits.strangers_max);
     Ok(config)
@@ -129,6 +127,9 @@ pub enum TlsError {
     /// No certificate could be made of the machine's key.
     #[error("cannot make a certificate of the machine's key")]
     Certificate(#[from] libp2p_tls::certificate::GenError),
+    /// The TLS library cannot do what is asked of it.
+    #[error("the TLS library cannot do TLS 1.3 with its ciphers")]
+    Library(#[from] rustls::Error),
     /// The cipher suites lack the one that QUIC begins with.
     #[error("the TLS library lacks the cipher suite that QUIC begins with")]
     Suite(#[from] NoInitialCipherSuite),

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::config::{self, DataPlaneConfig, Distance, PlaneLimits, TlsError};
 use super::link::Link;
 use super::protocol::{Note, ReadError, read_bytes, write_bytes};
-use super::serve::Service;
+use super::serve::{Service, see_the_end};
 use crate::gate::{self, Admitted, Gate, GateError, HELLO_BYTES_MAX, Life, judge};
 
 /// Close code: nothing is wrong.
@@ -216,6 +216,7 @@ impl DataPlane {
         let (mut send, mut receive) = connection.open_bi().await?;
         say_hello(self.inner.gate.as_ref(), &mut send).await.map_err(ConnectError::Send)?;
         let hello = read_bytes(&mut receive, HELLO_BYTES_MAX).await.map_err(ConnectError::Hello)?;
+        see_the_end(&mut receive);
         Ok(judge(self.inner.gate.as_ref(), key, &hello)?)
     }
 
@@ -269,6 +270,7 @@ impl DataPlane {
         let key = proved_key(connection).ok_or(ConnectError::Identity)?;
         let (mut send, mut receive): (SendStream, RecvStream) = connection.accept_bi().await?;
         let hello = read_bytes(&mut receive, HELLO_BYTES_MAX).await.map_err(ConnectError::Hello)?;
+        see_the_end(&mut receive);
         let admitted = judge(self.inner.gate.as_ref(), key, &hello)?;
         let before = self.inner.connections.fetch_add(1, Ordering::Relaxed);
         if before >= self.inner.limits.connections_max {
