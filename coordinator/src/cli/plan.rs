@@ -331,6 +331,16 @@ pub(super) fn sign_command(path: &Path) -> String {
     format!("lunar-coordinator plan sign {} --key FILE", path.display())
 }
 
+/// What remains to be done with the plan in a file; `publish`: where it goes once it is whole.
+fn finish<'a>(
+    common: &'a Common,
+    trust: &'a TrustState,
+    path: &'a Path,
+    publish: Option<&'a Via>,
+) -> Finish<'a> {
+    Finish { common, trust, path, kind: Kind::Plan, sign_command: sign_command(path), publish }
+}
+
 fn sign(common: &Common, plan: &Path, with: &SignWith, dry_run: bool) -> CommandResult {
     if with.is_empty() {
         return Err(Failure::new(Exit::Usage, anyhow!("no key to sign with"))
@@ -349,15 +359,7 @@ fn sign(common: &Common, plan: &Path, with: &SignWith, dry_run: bool) -> Command
         outcome.print(common)?;
         return Ok(Exit::Ok);
     }
-    let finish = Finish {
-        common,
-        trust: &trust,
-        path: &path,
-        kind: Kind::Plan,
-        sign_command: sign_command(&path),
-        publish: None,
-    };
-    finish.run(with)?.print(common)?;
+    finish(common, &trust, &path, None).run(with)?.print(common)?;
     Ok(Exit::Ok)
 }
 
@@ -368,15 +370,8 @@ impl PublishCommand {
         let document = load(&path, Kind::Plan)?;
         let plan: Plan = check(&path, &document.body)?;
         let warnings = self.judge(common, &path, &plan, &trust)?;
-        let finish = Finish {
-            common,
-            trust: &trust,
-            path: &path,
-            kind: Kind::Plan,
-            sign_command: sign_command(&path),
-            publish: (!self.dry_run).then_some(&self.via),
-        };
-        let mut outcome = finish.run(&SignWith::default())?;
+        let via = (!self.dry_run).then_some(&self.via);
+        let mut outcome = finish(common, &trust, &path, via).run(&SignWith::default())?;
         let complete = outcome.complete;
         if complete && !self.dry_run {
             keep_published(common, &plan, &document)?;

@@ -233,23 +233,24 @@ impl Stages {
     /// What keeps the servers of a stage from starting, if anything does.
     pub(crate) fn shut(&self, stage: u16) -> Option<Shut> {
         let terms = self.terms.get(usize::from(stage))?;
-        let closed = terms.after.iter().find(|before| !self.runs[usize::from(**before)].passed);
-        if let Some(before) = closed {
-            return Some(Shut::Gate(*before));
+        if let Some(before) = self.waits_for(terms) {
+            return Some(Shut::Gate(before));
         }
         let wave = &self.runs[usize::from(stage)].wave;
         (terms.wave_max.is_some() && wave.given >= wave.size).then_some(Shut::Wave)
     }
 
+    /// The first stage before one that has not passed.
+    fn waits_for(&self, terms: &StageTerms) -> Option<u16> {
+        terms.after.iter().copied().find(|before| !self.has_passed(*before))
+    }
+
     /// Every stage that may run and has not passed: those whose gates are looked at.
     pub(crate) fn current(&self) -> impl Iterator<Item = u16> {
-        (0..).zip(&self.runs).filter_map(|(stage, run)| {
-            let began = self.terms[usize::from(stage)]
-                .after
-                .iter()
-                .all(|before| self.runs[usize::from(*before)].passed);
-            (!run.passed && began).then_some(stage)
-        })
+        let stages = (0..).zip(&self.terms);
+        stages
+            .filter(|(stage, terms)| !self.has_passed(*stage) && self.waits_for(terms).is_none())
+            .map(|(stage, _)| stage)
     }
 
     /// What a stage has shown, by the log.
