@@ -103,7 +103,10 @@ const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
 const STREAMS_MAX: u32 = 96;
 
 /// How the other end is bound to be who we dialled, and never anyone's session key is written anywhere.
-pub(super) fn client(key: &Keypair, peer: PeerId, distance: Distance) -> Result<ClientConfig, TlsError> {
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client(key: &Keypair, peer: PeerId, distance: Distance) -> Result<ClientConfig, TlsError> {
     let mut tls = libp2p_tls::make_client_config(key, Some(peer))?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog);
@@ -113,7 +116,10 @@ pub(super) fn client(key: &Keypair, peer: PeerId, distance: Distance) -> Result<
 }
 
 /// How we answer.
-pub(super) fn server(key: &Keypair, limits: &PlaneLimits) -> Result<ServerConfig, TlsError> {
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server(key: &Keypair, limits: &PlaneLimits) -> Result<ServerConfig, TlsError> {
     let mut tls = libp2p_tls::make_server_config(key)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.key_log = Arc::new(rustls::NoKeyLog);

@@ -18,7 +18,9 @@ mod shaper;
 #[cfg(test)]
 mod tests;
 
-pub use config::{DataPlaneConfig, Distance, PlaneLimits};
+pub use config::{DataPlaneConfig, Distance, PlaneLimits, TlsError};
+// For whoever measures a bare quinn connection beside the plane's.
+pub use config::{client as quinn_client, server as quinn_server};
 pub use endpoint::{BindError, ConnectError, DataPlane};
 pub use link::{FetchError, Link, Subscription};
 pub use protocol::{Note, ReadError};
