@@ -108,5 +108,14 @@ pub const COMMAND_ARGUMENTS_MAX: usize = 128;
 /// Most stages in one plan: one a site, tier and pool of a large fleet.
 pub const STAGES_MAX: usize = 64;
 
+/// Most rows in one of a plan's tables of failures: more failures than any tier of a large fleet may have.
+pub const STOP_STEPS_MAX: usize = 256;
+
+/// Most attempts that a plan looks back on for a pause.
+pub const STOP_WINDOW_MAX: u32 = 1_000;
+
+/// Most pauses that one resume ends: every tier, site and hardware model of a large fleet.
+pub const PAUSES_PER_RESUME_MAX: usize = 256;
+
 /// Most rules of order in one plan: a service map of a large base.
 pub const ORDER_RULES_MAX: usize = 64;

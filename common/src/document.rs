@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, Sequence, ServerId};
+use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, PauseId, Sequence, ServerId};
 use crate::time::WallTime;
 use crate::trust::RoleName;
 
@@ -172,7 +172,8 @@ pub struct Halt {
     pub reason: String,
 }
 
-/// Ends the halts of its scope up to its sequence. Signed under `resume@` by the role's threshold.
+/// Ends the halts of its scope up to its sequence; or, if it names pauses, those pauses and nothing else. Signed under
+/// `resume@` by the role's threshold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resume {
@@ -183,7 +184,12 @@ pub struct Resume {
     /// The scope, as in the halt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub campaign: Option<CampaignId>,
-    /// Higher than the halt's.
+    /// Pauses of the campaign that it ends. A pause's id is the hash of its evidence, so that this is for what its
+    /// signers have seen. Empty: it ends halts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pauses: BTreeSet<PauseId>,
+    /// Higher than the halt's. Resumes that name pauses are numbered by themselves: a halt must never be taken for an
+    /// older word than theirs.
     pub sequence: Sequence,
     /// When it was made.
     pub issued: WallTime,

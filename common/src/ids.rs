@@ -246,6 +246,8 @@ bytes_id! {
     DocumentHash;
     /// A record of a hash-chained log: the BLAKE3 of its body and its predecessor's hash.
     RecordHash;
+    /// A pause of a campaign: the BLAKE3 of its evidence.
+    PauseId;
     /// A machine's ed25519 public key: its identity in the mesh and on the data plane.
     PeerKey;
 }

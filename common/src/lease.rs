@@ -11,9 +11,11 @@ use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
 use crate::gate::{Demand, Evidence};
 use crate::health::Verdict;
 use crate::ids::{
-    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, ServerId, SiteId, StageName,
+    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, PauseId, ServerId, SiteId,
+    StageName,
 };
 use crate::limits::Tier;
+use crate::pause::{Anomaly, PauseScope};
 use crate::phase::Phase;
 use crate::wire::SignedMessage;
 
@@ -283,6 +285,17 @@ pub enum WaitReason {
         pending: u32,
         /// Who (the first few).
         first: Vec<ServerId>,
+    },
+    /// The campaign, or a part of it that the server belongs to, is paused.
+    Paused {
+        /// What is.
+        scope: PauseScope,
+        /// The pause: only a signed resume that names it goes on.
+        pause: PauseId,
+        /// The server whose attempt completed the evidence.
+        server: ServerId,
+        /// What was seen.
+        anomaly: Anomaly,
     },
 }
 

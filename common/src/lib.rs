@@ -18,6 +18,7 @@ pub mod local;
 pub mod manifest;
 pub mod message;
 pub mod order;
+pub mod pause;
 pub mod phase;
 pub mod plan;
 pub mod retry;

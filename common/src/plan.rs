@@ -7,6 +7,7 @@
 mod check;
 mod order;
 mod stage;
+mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use order::{OrderRule, Within};
 pub use stage::Stage;
+pub use stop::{
+    HoldStop, PLACE_WITHIN, PlaceStop, StopRules, StormStop, TIER_THREE_WITHIN, TIER_TWO_WITHIN, TierStop,
+    TierStops,
+};
 
 pub use crate::document::Problem as PlanProblem;
 use crate::enrolment::Enrolment;
@@ -70,6 +75,9 @@ pub struct Plan {
     /// How failures are tried again.
     #[serde(default)]
     pub retry: Retry,
+    /// What pauses it.
+    #[serde(default)]
+    pub stop: StopRules,
     /// Who goes first, and what must be shown before the others follow. Empty: everyone at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,

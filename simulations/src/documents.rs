@@ -4,16 +4,16 @@
 //! the one gate like any document; nothing in the world is trusted because it was made here. What ten thousand
 //! gates would find alike is found once, and handed to the others as what that one gate verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
 
 use ed25519_dalek::SigningKey;
-use lunar_common::document::{Kind, SignedDocument};
+use lunar_common::document::{Kind, Resume, SignedDocument};
 use lunar_common::enrolment::{Enrolment, Revocation, Role};
-use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PeerKey, Sequence, ServerId, SiteId};
+use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PauseId, PeerKey, Sequence, ServerId, SiteId};
 use lunar_common::limits::{Limits, PlaceLimits, Tier, TierLimits};
-use lunar_common::plan::{LeaseTerms, Retry, Spread};
+use lunar_common::plan::{LeaseTerms, Retry, Spread, StopRules};
 use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
 use serde::Serialize;
@@ -171,6 +171,26 @@ pub(crate) fn stop(kind: Kind, sequence: u64, signer: Signer) -> SignedDocument 
     signed_by(signer, kind, &text)
 }
 
+/// The end of these pauses.
+pub(crate) fn resume_of_pauses(pauses: &BTreeSet<PauseId>, sequence: u64, signer: Signer) -> SignedDocument {
+    let resume = Resume {
+        format: 1,
+        fleet: "moon".parse().expect("a valid name"),
+        campaign: Some("web-2".parse().expect("a valid name")),
+        pauses: pauses.clone(),
+        sequence: Sequence(sequence),
+        issued: START,
+        expires: FAR,
+        reason: "seen, and gone on".to_owned(),
+    };
+    signed_by(signer, Kind::Resume, &toml::to_string(&resume).expect("a resume can be written"))
+}
+
+/// Whether a document ends pauses, and so no halt.
+pub(crate) fn ends_pauses(document: &SignedDocument) -> bool {
+    document.kind == Kind::Resume && document.body.windows(8).any(|window| window == b"pauses =")
+}
+
 /// The parts of a plan that a scenario writes in the plan's own words.
 #[derive(Serialize)]
 struct SameWords<'a> {
@@ -178,6 +198,7 @@ struct SameWords<'a> {
     lease: &'a LeaseTerms,
     spread: &'a Spread,
     retry: &'a Retry,
+    stop: &'a StopRules,
 }
 
 /// The plan, or a later generation of it.
@@ -202,8 +223,8 @@ pub(crate) fn plan(scenario: &Scenario, wide: bool, generation: u64) -> SignedDo
     )
     .expect("a text takes a text");
     let limits = if wide { widened(&scenario.limits) } else { scenario.limits.clone() };
-    let Scenario { lease, spread, retry, .. } = scenario;
-    let same = SameWords { limits: &limits, lease, spread, retry };
+    let Scenario { lease, spread, retry, stop, .. } = scenario;
+    let same = SameWords { limits: &limits, lease, spread, retry, stop };
     text.push_str(&toml::to_string(&same).expect("each has a form in TOML"));
     signed(Kind::Plan, &text)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
-use lunar_common::plan::Plan;
+use lunar_common::plan::{Plan, StopRules};
 use lunar_coordinator_core::planner::Assumptions;
 use serde::Serialize;
 
@@ -116,6 +116,8 @@ pub fn scenario_of(
         lease: plan.lease.clone(),
         spread: plan.spread.clone(),
         retry: plan.retry.clone(),
+        // Nobody looks at pauses in a forecast: it says how long a campaign takes that goes well.
+        stop: StopRules::never(),
         release: Release {
             fails: Fraction::per_million(
                 u32::try_from(assumed.failures_per_10000 * 100).unwrap_or(1_000_000),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use lunar_common::document::{Place, explain_toml};
 use lunar_common::ids::SiteId;
 use lunar_common::limits::{Limits, Tier};
-use lunar_common::plan::{LeaseTerms, Retry, Spread};
+use lunar_common::plan::{LeaseTerms, Retry, Spread, StopRules};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Fault;
@@ -66,6 +66,10 @@ pub struct Scenario {
     /// Retries; the same words as in a plan.
     #[serde(default)]
     pub retry: Retry,
+    /// What pauses the campaign; the same words as in a plan. Absent: nothing does. Where something does, people look at
+    /// each pause, and go on.
+    #[serde(default = "StopRules::never", skip_serializing_if = "is_never")]
+    pub stop: StopRules,
     /// How good the new release is.
     #[serde(default)]
     pub release: Release,
@@ -75,6 +79,10 @@ pub struct Scenario {
     /// What some servers do to the others.
     #[serde(default)]
     pub peers: Peers,
+}
+
+fn is_never(stop: &StopRules) -> bool {
+    *stop == StopRules::never()
 }
 
 fn default_report_interval_s() -> u32 {

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 use super::{Halt, Kind, Reap, Resume};
-use crate::bounds::{DOCUMENT_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::bounds::{DOCUMENT_BYTES_MAX, PAUSES_PER_RESUME_MAX, TEXT_BYTES_MAX};
 use crate::ids::{FleetId, Sequence};
 use crate::time::WallTime;
 
@@ -264,6 +264,16 @@ impl Document for Resume {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = small_problems(self.format, self.sequence, &self.reason);
         check_expiry(&mut problems, self.issued, self.expires);
+        if !self.pauses.is_empty() && self.campaign.is_none() {
+            problems.push(Problem::new("campaign", "is missing: name the campaign whose pauses these are"));
+        }
+        if self.pauses.len() > PAUSES_PER_RESUME_MAX {
+            let found = self.pauses.len();
+            problems.push(Problem::new(
+                "pauses",
+                format!("has {found} entries; at most {PAUSES_PER_RESUME_MAX}"),
+            ));
+        }
         problems
     }
 }

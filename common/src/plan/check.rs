@@ -122,6 +122,7 @@ impl Plan {
         self.check_lease(&mut Under::at("lease", &mut problems));
         self.check_health(&mut Under::at("health", &mut problems));
         self.check_pace(&mut Under::at("", &mut problems));
+        super::stop::check(&self.stop, &mut Under::at("stop", &mut problems));
         super::stage::check(&self.stages, &mut Under::at("stages", &mut problems));
         super::order::check(&self.order, &mut Under::at("order", &mut problems));
         problems

@@ -17,7 +17,7 @@ use crate::bounds::{
 };
 use crate::document::{Document, Halt, Kind, Reap, Resume, SignedDocument, Verified};
 use crate::enrolment::{Enrolment, Revocation};
-use crate::ids::{DocumentHash, KeyName, SiteId};
+use crate::ids::{CampaignId, DocumentHash, KeyName, SiteId};
 use crate::limits::Tier;
 use crate::plan::{Plan, Select};
 use crate::time::WallTime;
@@ -80,6 +80,7 @@ impl TrustState {
             revocation: None,
             revoked: BTreeSet::new(),
             reaps: BTreeMap::new(),
+            pauses_ended: BTreeMap::new(),
         })
     }
 
@@ -205,6 +206,11 @@ impl TrustState {
                 reset.push(Counted::Reap(server.clone()));
             }
         }
+        for (campaign, resume) in &self.pauses_ended {
+            if self.met(resume.document(), resume.issued, Reach::Fleet).is_empty() {
+                reset.push(Counted::Pauses(campaign.clone()));
+            }
+        }
         for counted in reset {
             self.floors.remove(&counted);
         }
@@ -325,6 +331,9 @@ impl TrustState {
 
     fn accept_resume(&mut self, document: &SignedDocument, wall: WallTime) -> Result<Accepted, Refusal> {
         let (resume, met) = self.open::<Resume>(document)?;
+        if let Some(campaign) = resume.campaign.clone().filter(|_| !resume.pauses.is_empty()) {
+            return self.accept_resume_of_pauses(campaign, resume, &met, wall);
+        }
         let counted = Counted::Stop(resume.campaign.clone());
         let stop = self.stops.get(&resume.campaign);
         if stop.and_then(|stop| stop.resume.as_ref()).is_some_and(|known| known.hash() == resume.hash()) {
@@ -338,14 +347,7 @@ impl TrustState {
                 None => Ok(Accepted::Known),
             };
         }
-        let now = self.trusted_time(wall);
-        if now > resume.expires {
-            return Err(Refusal::ResumeExpired { expired: resume.expires, now });
-        }
-        if met.iter().all(|role| role.valid_until.is_some_and(|until| now > until)) {
-            let (kind, role) = (Kind::Resume, Kind::Resume.role());
-            return Err(Refusal::OutOfValidity { kind, role, issued: resume.issued });
-        }
+        self.check_resumes_now(&resume, &met, wall)?;
         if stop.is_none() && resume.campaign.is_some() && self.stops.len() >= HALT_SCOPES_MAX {
             return Err(Refusal::Full { what: "campaign's resume", max: HALT_SCOPES_MAX });
         }
@@ -355,6 +357,42 @@ impl TrustState {
         stop.halted = false;
         self.take(counted, resume.sequence.0, resume.issued, wall);
         Ok(Accepted::Resume(resume))
+    }
+
+    /// It is numbered by itself and touches no halt, so that a halt on its way counts whatever came before it.
+    fn accept_resume_of_pauses(
+        &mut self,
+        campaign: CampaignId,
+        resume: Verified<Resume>,
+        met: &[TrustRole],
+        wall: WallTime,
+    ) -> Result<Accepted, Refusal> {
+        let counted = Counted::Pauses(campaign.clone());
+        let held = self.pauses_ended.get(&campaign).map(|held| held.hash());
+        if let Newness::Same = self.newness(&counted, resume.sequence.0, held, resume.hash())? {
+            return Ok(Accepted::Known);
+        }
+        self.check_resumes_now(&resume, met, wall)?;
+        if held.is_none() && self.pauses_ended.len() >= HALT_SCOPES_MAX {
+            return Err(Refusal::Full { what: "campaign's resume of pauses", max: HALT_SCOPES_MAX });
+        }
+        let resume = Arc::new(resume);
+        self.pauses_ended.insert(campaign, Arc::clone(&resume));
+        self.take(counted, resume.sequence.0, resume.issued, wall);
+        Ok(Accepted::Resume(resume))
+    }
+
+    /// A resume that was kept back, or whose signers may not sign any more, resumes nothing.
+    fn check_resumes_now(&self, resume: &Resume, met: &[TrustRole], wall: WallTime) -> Result<(), Refusal> {
+        let now = self.trusted_time(wall);
+        if now > resume.expires {
+            return Err(Refusal::ResumeExpired { expired: resume.expires, now });
+        }
+        if met.iter().all(|role| role.valid_until.is_some_and(|until| now > until)) {
+            let (kind, role) = (Kind::Resume, Kind::Resume.role());
+            return Err(Refusal::OutOfValidity { kind, role, issued: resume.issued });
+        }
+        Ok(())
     }
 
     fn accept_reap(&mut self, document: &SignedDocument, wall: WallTime) -> Result<Accepted, Refusal> {

@@ -173,6 +173,13 @@ pub(super) fn resume(campaign: &str, sequence: u64) -> SignedDocument {
     signed(Kind::Resume, &text, &[1, 2])
 }
 
+/// A resume by ann and bob of the pause with this seed, which expires in an hour.
+pub(super) fn resume_of_pause(campaign: &str, sequence: u64, pause: u8) -> SignedDocument {
+    let pause = crate::ids::PauseId([pause; 32]);
+    let text = stop_text(campaign, sequence);
+    signed(Kind::Resume, &format!("{text}expires = \"{}\"\npauses = [\"{pause}\"]\n", at(HOUR)), &[1, 2])
+}
+
 /// An enrolment by eve of a server with a machine key of this seed.
 pub(super) fn enrolment_text(server: &str, seed: u8, sequence: u64) -> String {
     let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key();

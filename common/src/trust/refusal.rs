@@ -243,6 +243,8 @@ pub enum Counted {
     Revocation,
     /// Reaps of a server.
     Reap(ServerId),
+    /// Resumes of a campaign's pauses.
+    Pauses(CampaignId),
 }
 
 impl std::fmt::Display for Counted {
@@ -255,6 +257,7 @@ impl std::fmt::Display for Counted {
             Self::Enrolment(server) => write!(f, "the enrolment of {server}, sequence"),
             Self::Revocation => write!(f, "the revocation list, sequence"),
             Self::Reap(server) => write!(f, "the reap of {server}, sequence"),
+            Self::Pauses(campaign) => write!(f, "the resume of pauses of {campaign}, sequence"),
         }
     }
 }

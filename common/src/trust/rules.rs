@@ -28,6 +28,7 @@ fn everything() -> TrustState {
         halt("", 1),
         resume("", 2),
         halt("web-2", 1),
+        resume_of_pause("web-2", 1, 7),
         reap("srv-1", 1),
     ] {
         state.accept(&document, NOW).unwrap();
@@ -220,6 +221,42 @@ fn every_order_of_the_same_halts_and_resumes_ends_in_the_same_state() {
             step += 1;
         }
     }
+}
+
+#[test]
+fn a_resume_of_pauses_ends_no_halt_and_overtakes_none() {
+    let mut state = state();
+    state.accept(&halt("web-2", 1), NOW).unwrap();
+    assert!(matches!(state.accept(&resume_of_pause("web-2", 9, 7), NOW), Ok(Accepted::Resume(_))));
+    assert!(state.halt_in_force(&campaign()).is_some());
+    // A halt that was on its way meanwhile has a lower number, and counts.
+    state.accept(&resume("web-2", 2), NOW).unwrap();
+    state.accept(&halt("web-2", 3), NOW).unwrap();
+    assert!(state.halt_in_force(&campaign()).is_some());
+    assert_eq!(state.next_number(&Counted::Stop(Some(campaign()))), 4);
+    assert_eq!(state.next_number(&Counted::Pauses(campaign())), 10);
+}
+
+#[test]
+fn a_resume_of_pauses_is_taken_once_in_its_time_and_outlives_a_restart() {
+    let mut state = state();
+    let document = resume_of_pause("web-2", 2, 7);
+    assert!(matches!(state.accept(&document, at(HOUR + 1)), Err(Refusal::ResumeExpired { .. })));
+    let one = signed(Kind::Resume, std::str::from_utf8(&document.body).unwrap(), &[1]);
+    assert!(matches!(state.accept(&one, NOW), Err(Refusal::Unsigned(_))));
+    assert!(matches!(state.accept(&document, NOW), Ok(Accepted::Resume(_))));
+    assert!(matches!(state.accept(&document, NOW), Ok(Accepted::Known)));
+    let restored = TrustState::restore(state.snapshot()).unwrap();
+    assert_eq!(restored.snapshot(), state.snapshot());
+    assert_eq!(restored.documents().len(), state.documents().len());
+    let older = resume_of_pause("web-2", 1, 8);
+    assert!(matches!(state.accept(&older, NOW), Err(Refusal::Replayed { .. })));
+}
+
+#[test]
+fn pauses_of_no_campaign_are_refused() {
+    let refused = state().accept(&resume_of_pause("", 1, 7), NOW).unwrap_err().to_string();
+    assert!(refused.contains("name the campaign whose pauses these are"), "{refused}");
 }
 
 #[test]

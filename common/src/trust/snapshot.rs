@@ -48,6 +48,7 @@ impl TrustState {
             .chain(self.plans.values().map(|held| held.plan.document()))
             .chain(stops().filter_map(|stop| stop.halt.as_ref().map(|halt| halt.document())))
             .chain(stops().filter_map(|stop| stop.resume.as_ref().map(|resume| resume.document())))
+            .chain(self.pauses_ended.values().map(|resume| resume.document()))
             .chain(self.reaps.values().map(|reap| reap.document()))
             .map(copy)
             .collect();
@@ -152,6 +153,12 @@ impl TrustState {
             }
             Kind::Resume => {
                 let resume: Arc<Verified<Resume>> = self.open_again(document, rings)?;
+                if let Some(campaign) = resume.campaign.clone().filter(|_| !resume.pauses.is_empty()) {
+                    let counted = Counted::Pauses(campaign.clone());
+                    self.floor_at_least(document, resume.issued, counted, resume.sequence.0, Reach::Fleet);
+                    self.pauses_ended.insert(campaign, resume);
+                    return Ok(());
+                }
                 let counted = Counted::Stop(resume.campaign.clone());
                 self.floor_at_least(document, resume.issued, counted, resume.sequence.0, Reach::Fleet);
                 let scope = resume.campaign.clone();

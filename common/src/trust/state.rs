@@ -71,6 +71,8 @@ pub struct TrustState {
     pub(super) revocation: Option<Arc<Verified<Revocation>>>,
     pub(super) revoked: BTreeSet<PeerKey>,
     pub(super) reaps: BTreeMap<ServerId, Arc<Verified<Reap>>>,
+    /// The latest resume of each campaign's pauses.
+    pub(super) pauses_ended: BTreeMap<CampaignId, Arc<Verified<Resume>>>,
 }
 
 /// A plan, and the entries of the root in force that its signatures meet (none: nothing new starts by it).
@@ -149,7 +151,8 @@ impl TrustState {
             | Counted::Stop(_)
             | Counted::Enrolment(_)
             | Counted::Revocation
-            | Counted::Reap(_) => self.floors.get(counted).copied().unwrap_or(0).saturating_add(1),
+            | Counted::Reap(_)
+            | Counted::Pauses(_) => self.floors.get(counted).copied().unwrap_or(0).saturating_add(1),
         }
     }
 
@@ -268,6 +271,7 @@ impl TrustState {
             .chain(self.revocation.iter().map(both))
             .chain(stops().filter_map(|stop| stop.resume.as_ref().map(both)))
             .chain(self.plans.values().map(|held| both(&held.plan)))
+            .chain(self.pauses_ended.values().map(both))
             .chain(self.reaps.values().map(both))
             .take(DOCUMENTS_KEPT_MAX)
     }

@@ -10,12 +10,13 @@ use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::gate::{Demand, Evidence as Shown};
 use lunar_common::ids::{
     ArtifactId, Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, Generation, GroupId, KeyName,
-    LeaseId, PeerKey, Sequence, ServerId, ServiceId, SiteId, StageName,
+    LeaseId, PauseId, PeerKey, Sequence, ServerId, ServiceId, SiteId, StageName,
 };
 use lunar_common::lease::{LeaseOutcome, LeaseState, LimitScope};
 use lunar_common::limits::{Limits, PlaceLimits, Tier};
 use lunar_common::message::Transition;
-use lunar_common::plan::{Plan, Select};
+use lunar_common::pause::{Pause, PauseScope};
+use lunar_common::plan::{Plan, Select, StopRules as PlanStops};
 use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
 
@@ -246,6 +247,42 @@ pub enum EventBody {
         /// What was shown.
         evidence: Shown,
     },
+    /// By which rules a plan is paused. Comes before the plan's own event.
+    StopRules {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The rules.
+        rules: PlanStops,
+    },
+    /// A server whose lease was lost has not been heard of either: nobody knows how it is.
+    FellSilent {
+        /// Which.
+        server: ServerId,
+        /// Its lease.
+        lease: LeaseId,
+    },
+    /// A rule has found what pauses a campaign, or a part of it: nothing starts there any more.
+    Paused {
+        /// What is paused, and by what evidence.
+        pause: Pause,
+    },
+    /// People have seen that evidence, and go on.
+    Unpaused {
+        /// The campaign.
+        campaign: CampaignId,
+        /// What was paused.
+        scope: PauseScope,
+        /// The pause.
+        pause: PauseId,
+        /// The resume's sequence.
+        sequence: Sequence,
+        /// Why.
+        reason: String,
+        /// Who signed.
+        signers: BTreeSet<KeyName>,
+    },
 }
 
 /// What an event says of a lease: enough to count leases from a log, without the ledger.
@@ -310,7 +347,11 @@ impl EventBody {
             | Self::Labelled { .. }
             | Self::Arrived { .. }
             | Self::Soaked { .. }
-            | Self::GateOpened { .. } => return None,
+            | Self::GateOpened { .. }
+            | Self::StopRules { .. }
+            | Self::FellSilent { .. }
+            | Self::Paused { .. }
+            | Self::Unpaused { .. } => return None,
         };
         Some(LeaseNews { server, lease, step })
     }

@@ -11,10 +11,13 @@ use lunar_common::ids::{
     Attempt, CampaignId, DocumentHash, Epoch, Fence, LeaseId, PeerKey, Sequence, ServerId,
 };
 use lunar_common::lease::{LeaseOutcome, LeaseState};
+use lunar_common::pause::{Anomaly, Pause, PauseScope};
 use lunar_common::phase::Phase;
-use lunar_common::plan::LeaseTerms;
+use lunar_common::plan::{LeaseTerms, StopRules};
 use lunar_common::time::millis;
 
+use crate::campaign::anomaly::pause::Pauses;
+use crate::campaign::anomaly::{Place, Watch};
 use crate::campaign::order::Order;
 use crate::campaign::rules::{Labels, Picks, Rules};
 use crate::campaign::stage::{Candidate, Ending, Stages};
@@ -35,6 +38,10 @@ pub(crate) struct State {
     pub(crate) campaigns: BTreeMap<CampaignId, Campaign>,
     /// Rules of plans that come with the next event of their campaign.
     pub(crate) rules_next: BTreeMap<CampaignId, (DocumentHash, Rules)>,
+    /// Rules for pauses, likewise.
+    pub(crate) stops_next: BTreeMap<CampaignId, (DocumentHash, Arc<StopRules>)>,
+    /// Pauses in force. They outlive the plans by whose rules they came.
+    pub(crate) pauses: Pauses,
     /// Labels of the machines that have any.
     pub(crate) labels: BTreeMap<ServerId, Arc<Labels>>,
     /// Halts in force by scope; `None`: every campaign.
@@ -65,6 +72,8 @@ pub(crate) struct Campaign {
     pub(crate) stages: Option<Stages>,
     /// `None`: nobody waits for others.
     pub(crate) order: Option<Order>,
+    /// `None`: nothing pauses it. Only a log from before there were rules for that has such campaigns.
+    pub(crate) watch: Option<Watch>,
     pub(crate) outcomes: OutcomeCounts,
 }
 
@@ -193,7 +202,10 @@ impl State {
                 self.release(server, *lease, *fence, task.as_ref(), evidence);
             }
             EventBody::Lost { server, lease, was } => self.lease_mut(server, *lease).lose(*was),
-            EventBody::Found { server, lease, started } => self.lease_mut(server, *lease).find(*started),
+            EventBody::Found { server, lease, started } => {
+                self.lease_mut(server, *lease).find(*started);
+                self.heard(server);
+            }
             EventBody::Adopted { server, lease, epoch, fence, started, task } => {
                 self.fence = self.fence.max(*fence);
                 let (start_within_ms, down_max_ms) = self.deadlines(task.as_ref());
@@ -218,8 +230,9 @@ impl State {
                 assert_eq!(reaped.state, LeaseState::Lost, "only a lost lease is reaped");
                 let (fence, task) = (reaped.fence, reaped.task.clone());
                 self.drop_lease(server);
+                self.heard(server);
                 if let Some(task) = &task {
-                    self.ended(server, *lease, task, Ending::Failed);
+                    self.ended(server, *lease, task, Ending::Failed, None);
                 }
                 self.write_off(server, true);
                 let record = self.server_mut(server);
@@ -265,6 +278,23 @@ impl State {
             }
             EventBody::GateOpened { campaign, plan, stage, name: _, demand: _, evidence: _ } => {
                 self.in_stages(campaign, |stages| stages.passed(*plan, *stage));
+            }
+            EventBody::StopRules { campaign, plan, rules } => {
+                let rules = Arc::new(rules.clone());
+                match self.campaigns.get_mut(campaign).filter(|found| found.terms.plan == *plan) {
+                    Some(found) => found.watch = Some(Watch::new(*plan, rules)),
+                    None => {
+                        self.stops_next.insert(campaign.clone(), (*plan, rules));
+                    }
+                }
+            }
+            EventBody::FellSilent { server, lease } => self.fell_silent(server, *lease),
+            EventBody::Paused { pause } => self.pauses.begin(pause),
+            EventBody::Unpaused { campaign, scope, pause: _, sequence: _, reason: _, signers: _ } => {
+                self.pauses.end(campaign, scope);
+                if let Some(watch) = self.campaigns.get_mut(campaign).and_then(|found| found.watch.as_mut()) {
+                    watch.resumed(scope);
+                }
             }
         }
     }
@@ -336,11 +366,13 @@ impl State {
             }
             None => OutcomeCounts::default(),
         };
+        let stops = self.stops_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
         let mut campaign = Campaign {
             terms: Arc::clone(&terms),
             picks: Arc::new(picks),
             stages: None,
             order: None,
+            watch: stops.map(|(plan, rules)| Watch::new(plan, rules)),
             outcomes,
         };
         if !stages.is_empty() || !order.is_empty() {
@@ -390,11 +422,51 @@ impl State {
         self.in_stages(&task.campaign, |stages| stages.opened(task.plan, server, lease));
     }
 
-    fn ended(&mut self, server: &ServerId, lease: LeaseId, task: &Task, ending: Ending) {
+    fn ended(
+        &mut self,
+        server: &ServerId,
+        lease: LeaseId,
+        task: &Task,
+        ending: Ending,
+        down_ms: Option<u64>,
+    ) {
         self.in_stages(&task.campaign, |stages| stages.ended(task.plan, server, lease, ending));
         if ending == Ending::Succeeded {
             self.completed(server, &task.campaign, task.plan);
         }
+        self.watch(server, lease, task, |watch, place| watch.ended(server, &place, ending, down_ms));
+    }
+
+    /// Shows the rules of a task's plan something new, and proposes the pauses that follow from it.
+    fn watch(
+        &mut self,
+        server: &ServerId,
+        lease: LeaseId,
+        task: &Task,
+        look: impl FnOnce(&mut Watch, Place) -> Vec<(PauseScope, Anomaly)>,
+    ) {
+        let Some(member) = self.servers.get(server).map(|record| Arc::clone(&record.member)) else { return };
+        let campaign = self.campaigns.get_mut(&task.campaign);
+        let watch = campaign.and_then(|campaign| campaign.watch.as_mut());
+        let Some(watch) = watch.filter(|watch| watch.plan() == task.plan) else { return };
+        let labels = self.labels.get(server).map(|labels| &**labels);
+        let place = Place::of(&member, labels, watch.model_label());
+        for (scope, anomaly) in look(watch, place) {
+            let (campaign, plan, server) = (task.campaign.clone(), task.plan, server.clone());
+            self.pauses.propose(Pause { campaign, plan, scope, server, lease, anomaly });
+        }
+    }
+
+    fn fell_silent(&mut self, server: &ServerId, lease: LeaseId) {
+        let Some(task) = self.lease_mut(server, lease).task.clone() else { return };
+        self.watch(server, lease, &task, |watch, place| {
+            watch.silent(server, place.tier).into_iter().collect()
+        });
+    }
+
+    /// There is news of a server that may have been silent.
+    fn heard(&mut self, server: &ServerId) {
+        self.each_campaign(|campaign| campaign.watch.iter_mut().for_each(|watch| watch.heard(server)));
     }
 
     /// A new attempt goes to the end; the same attempt, or any by a newer plan, keeps its place.
@@ -422,6 +494,7 @@ impl State {
         if self.leases.get(server).is_some_and(|held| held.id == lease && held.fence == fence) {
             self.drop_lease(server);
         }
+        self.heard(server);
         let record = self.server_mut(server);
         record.closed = record.closed.max(fence);
         match evidence {
@@ -436,15 +509,15 @@ impl State {
             }
         }
         let Some(task) = task else { return };
-        let outcome = match evidence {
-            Evidence::Release { outcome, down_ms: _ } => outcome,
+        let (outcome, down_ms) = match evidence {
+            Evidence::Release { outcome, down_ms } => (outcome, *down_ms),
             Evidence::Report => return self.attempt_is_over(server, task),
             Evidence::NewerPlan => return,
         };
         let Some(campaign) = self.campaigns.get_mut(&task.campaign) else { return };
         campaign.outcomes.add(outcome);
         let in_force = campaign.terms.plan == task.plan;
-        self.ended(server, lease, task, Ending::from(outcome));
+        self.ended(server, lease, task, Ending::from(outcome), Some(down_ms));
         let progress = self.progress_mut(server, &task.campaign);
         let counted = progress.attempts.as_ref().is_some_and(|attempts| attempts.plan == task.plan);
         if !in_force && !counted {

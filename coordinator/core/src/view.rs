@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use lunar_common::gate::{Demand, Evidence, Missing};
 use lunar_common::health::Verdict;
 use lunar_common::ids::{
-    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, Sequence, ServerId, StageName,
+    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, PauseId, Sequence, ServerId,
+    StageName,
 };
 use lunar_common::lease::{Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason};
 use lunar_common::message::{BytesBySource, CampaignStatus};
+use lunar_common::pause::Pause;
 use lunar_common::phase::Phase;
 use lunar_common::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,21 @@ pub struct CampaignView {
     /// Its stages, in the plan's order; none: everyone may start at once.
     #[serde(default)]
     pub stages: Vec<StageView>,
+    /// What of it is paused, the widest first.
+    #[serde(default)]
+    pub pauses: Vec<PauseView>,
+}
+
+/// A pause in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseView {
+    /// Its id: a resume that names it ends it, and nothing else does.
+    pub id: PauseId,
+    /// What is paused, and by what evidence.
+    #[serde(flatten)]
+    pub pause: Pause,
+    /// The evidence in words.
+    pub told: String,
 }
 
 /// One stage of a campaign.

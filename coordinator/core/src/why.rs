@@ -89,6 +89,11 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
                 named.join(", ")
             )
         }
+        WaitReason::Paused { scope, pause, server: last, anomaly } => format!(
+            "{server} waits: {scope} is paused by its {}: {anomaly}; the last was {last}; it goes on after a signed \
+             resume of pause {pause}",
+            anomaly.rule()
+        ),
         WaitReason::NoStage => format!(
             "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
              with a stage for it"

@@ -245,7 +245,9 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::Returned { server }
         | EventBody::Transition { server, .. }
         | EventBody::Labelled { server, .. }
+        | EventBody::FellSilent { server, .. }
         | EventBody::Arrived { server, .. } => Some(server),
+        EventBody::Paused { pause } => Some(&pause.server),
         EventBody::CoordinatorStarted { .. }
         | EventBody::Recovered { .. }
         | EventBody::PlanAccepted { .. }
@@ -253,6 +255,8 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::Resumed { .. }
         | EventBody::PlanRules { .. }
         | EventBody::Soaked { .. }
-        | EventBody::GateOpened { .. } => None,
+        | EventBody::GateOpened { .. }
+        | EventBody::StopRules { .. }
+        | EventBody::Unpaused { .. } => None,
     }
 }

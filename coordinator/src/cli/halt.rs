@@ -3,18 +3,21 @@
 //! Owns the making of the small documents that stop and start. Main invariant: a halt is one command, one key,
 //! and needs nobody else: it is written, signed and handed over at once, to an agent if no coordinator is left.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
 use lunar_common::document::{Halt, Kind, Reap, Resume};
-use lunar_common::ids::{CampaignId, LeaseId, Sequence, ServerId};
+use lunar_common::ids::{CampaignId, LeaseId, PauseId, Sequence, ServerId};
 use lunar_common::trust::{Counted, TrustState};
+use lunar_coordinator_core::view::{CampaignView, PauseView};
 use lunar_host::clock;
 use lunar_host::exit::{Exit, Failure};
 
 use super::hand_over::HandOver;
 use super::signing::{Span, text_of, trust};
-use super::{CommandResult, Common};
+use super::{CommandResult, Common, block_on};
+use crate::client::Client;
 use crate::home::{Home, names};
 
 /// Stops every start: of one campaign, or of all. What is under way finishes or rolls back.
@@ -32,17 +35,26 @@ pub struct HaltCommand {
     hand_over: HandOver,
 }
 
-/// Ends the halts of a campaign, or of the whole fleet. Needs the threshold of the resume role.
+/// Ends the halts of a campaign, or of the whole fleet; or pauses of a campaign. Needs the threshold of the resume role.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     lunar-coordinator resume web-2 --reason \"srv-07 had a bad disk\" --key ann.key --key bob.key\n  \
+    lunar-coordinator resume web-2 --pause \"tier 1\" --reason \"srv-07 had a bad disk\" --key ann.key --key bob.key\n  \
     lunar-coordinator resume --sign documents/resume-web-2-4.toml --key bob.key")]
 pub struct ResumeCommand {
     #[command(flatten)]
     scope: Scope,
     /// Signs a resume that another one began, instead of making one.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["campaign", "all", "reason", "expires", "sequence"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["campaign", "all", "pause", "reason", "expires", "sequence"]
+    )]
     sign: Option<PathBuf>,
+    /// Ends this pause, and no halt: its id, or, where the coordinator answers, how that begins, or what is paused
+    /// ("tier 1"), both as `status` shows them. May be repeated.
+    #[arg(long, value_name = "PAUSE", conflicts_with = "all")]
+    pause: Vec<String>,
     /// Why.
     #[arg(long, required_unless_present = "sign")]
     reason: Option<String>,
@@ -128,18 +140,28 @@ impl ResumeCommand {
             return hand_over.sign_and_publish(common, &trust, Kind::Resume, path);
         }
         let campaign = self.scope.chosen()?;
-        let sequence = hand_over.sequence.map_or_else(|| next_stop(common, &trust, campaign.as_ref()), Ok)?;
+        let pauses = match &campaign {
+            Some(campaign) => pauses_named(common, campaign, &self.pause)?,
+            None => BTreeSet::new(),
+        };
+        let next = || match &campaign {
+            Some(campaign) if !pauses.is_empty() => next_resume_of_pauses(common, &trust, campaign),
+            _ => next_stop(common, &trust, campaign.as_ref()),
+        };
+        let sequence = hand_over.sequence.map_or_else(next, Ok)?;
+        let kind = if pauses.is_empty() { "resume" } else { PAUSES_NAME };
         let issued = clock::wall();
         let resume = Resume {
             format: 1,
             fleet: trust.fleet().clone(),
             campaign: campaign.clone(),
+            pauses,
             sequence: Sequence(sequence),
             issued,
             expires: self.expires.after(issued),
             reason: self.reason.clone().unwrap_or_default(),
         };
-        let name = format!("resume-{}-{sequence}.toml", scope_name(campaign.as_ref()));
+        let name = format!("{kind}-{}-{sequence}.toml", scope_name(campaign.as_ref()));
         hand_over.carry_out(common, &trust, Kind::Resume, &name, &text_of(&resume)?)
     }
 }
@@ -184,6 +206,52 @@ fn next_stop(common: &Common, trust: &TrustState, campaign: Option<&CampaignId>)
     let names = highest_name(common, &[&format!("halt-{scope}-"), &format!("resume-{scope}-")])?;
     Ok(known.max(names.saturating_add(1)))
 }
+
+/// The same among the resumes of a campaign's pauses.
+fn next_resume_of_pauses(common: &Common, trust: &TrustState, campaign: &CampaignId) -> Result<u64, Failure> {
+    let known = trust.next_number(&Counted::Pauses(campaign.clone()));
+    let names = highest_name(common, &[&format!("{PAUSES_NAME}-{campaign}-")])?;
+    Ok(known.max(names.saturating_add(1)))
+}
+
+/// The pauses that a person named. Whole ids are taken at their word, so that a resume can be signed where no coordinator
+/// can be asked.
+fn pauses_named(
+    common: &Common,
+    campaign: &CampaignId,
+    named: &[String],
+) -> Result<BTreeSet<PauseId>, Failure> {
+    let whole: Result<BTreeSet<PauseId>, _> = named.iter().map(|name| name.parse()).collect();
+    if let Ok(whole) = whole {
+        return Ok(whole);
+    }
+    let client = Client::new(&common.home);
+    let found: CampaignView = block_on(client.get(&format!("/campaigns/{campaign}")))?;
+    named.iter().map(|name| pause_named(name, &found.pauses)).collect()
+}
+
+/// The one pause in force that a name means.
+fn pause_named(name: &str, pauses: &[PauseView]) -> Result<PauseId, Failure> {
+    let means = |pause: &&PauseView| {
+        let begins = name.len() >= PAUSE_DIGITS_MIN && pause.id.to_string().starts_with(name);
+        begins || pause.pause.scope.to_string() == name
+    };
+    let mut found = pauses.iter().filter(means);
+    if let (Some(pause), None) = (found.next(), found.next()) {
+        return Ok(pause.id);
+    }
+    let known: Vec<String> =
+        pauses.iter().map(|pause| format!("{} ({:.16})", pause.pause.scope, pause.id)).collect();
+    let known = if known.is_empty() { "nothing is paused".to_owned() } else { known.join(", ") };
+    Err(Failure::new(Exit::BadInput, anyhow!("{name:?} is none of this campaign's pauses: {known}"))
+        .advise("name one as `lunar-coordinator status` shows it"))
+}
+
+/// How files with resumes of pauses begin: they are numbered by themselves.
+const PAUSES_NAME: &str = "resume_pauses";
+
+/// Fewest digits of an id that a person may leave it at.
+const PAUSE_DIGITS_MIN: usize = 8;
 
 fn highest_name(common: &Common, prefixes: &[&str]) -> Result<u64, Failure> {
     let mut highest = 0;

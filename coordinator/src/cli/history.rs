@@ -145,6 +145,25 @@ pub(crate) fn tell(event: &EventBody) -> String {
             evidence.attempts(),
             evidence.soaked_ms / 1000
         ),
+        EventBody::StopRules { campaign, rules, .. } => format!(
+            "plan {campaign} pauses at {} failures in all, and by tier at {}, {} and {}",
+            rules.failed, rules.tier.one.failed, rules.tier.two.failed, rules.tier.three.failed
+        ),
+        EventBody::FellSilent { server, lease } => {
+            format!("{server} is silent, and its lease {lease} is lost: nobody knows how it is")
+        }
+        EventBody::Paused { pause } => format!(
+            "PAUSE {} of {}, by its {}: {}; the last was {}; resume it by {}",
+            pause.scope,
+            pause.campaign,
+            pause.anomaly.rule(),
+            pause.anomaly,
+            pause.server,
+            pause.id()
+        ),
+        EventBody::Unpaused { campaign, scope, pause, reason, .. } => {
+            format!("resume {scope} of {campaign} from pause {pause:.16}: {reason}")
+        }
     }
 }
 

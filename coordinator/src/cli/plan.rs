@@ -501,6 +501,20 @@ fn in_detail(one: &Shown) -> String {
         ),
     );
     row("soak", format!("{} s", plan.health.soak_s));
+    let stop = &plan.stop;
+    row(
+        "pauses at",
+        format!(
+            "{} failures, {} in tier 1, {} in tier 2, {} in tier 3, {} in a place, {} of {} rolled back",
+            stop.failed,
+            stop.tier.one.failed,
+            stop.tier.two.failed,
+            stop.tier.three.failed,
+            stop.place.failed,
+            stop.storm.rolled_back,
+            stop.storm.of
+        ),
+    );
     for (stage, after) in plan.stages.iter().zip(Stage::order(&plan.stages)) {
         row("stage", stage_in_short(stage, &after, &plan.stages));
     }

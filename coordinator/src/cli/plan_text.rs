@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, FleetId, KeyName, SiteId, StageName, Version};
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::{Limits, Tier};
-use lunar_common::plan::{LeaseTerms, Retry, Select, Spread, Stage};
+use lunar_common::plan::{LeaseTerms, Retry, Select, Spread, Stage, StopRules};
 use lunar_common::time::WallTime;
 
 /// What a new plan is made of.
@@ -76,6 +76,7 @@ impl Draft {
         self.write_artifacts(out)?;
         self.write_install(out)?;
         write_numbers(out)?;
+        write_stop(out, &StopRules::default())?;
         self.write_health(out)?;
         self.write_stages(out)
     }
@@ -325,6 +326,51 @@ fn write_numbers(out: &mut String) -> std::fmt::Result {
     )
 }
 
+/// What pauses the campaign, written out: whoever signs the plan signs its tables.
+fn write_stop(out: &mut String, rules: &StopRules) -> std::fmt::Result {
+    writeln!(
+        out,
+        "# What pauses the campaign, or a part of it, until a signed resume names the pause. failed: so many servers failed.\n\
+         # within: a sequential test; its first number says within how many servers tried one failure is too many, its\n\
+         # second within how many two are, and so on (0: never). These are Wald's tables with 1 % of false stops and 5 %\n\
+         # of missed ones: 0.1 % against 0.5 % in tier 2, 0.5 % against 2 % in tier 3, 0.5 % against 5 % in a place.\n\
+         # silent: so many servers went down by their leases and have not been heard of since."
+    )?;
+    writeln!(out, "[stop]\nfailed = {}\nmodel_label = {}", rules.failed, quoted(&rules.model_label))?;
+    let storm = &rules.storm;
+    writeln!(
+        out,
+        "# So many of the last attempts were rolled back.\nstorm = {{ rolled_back = {}, of = {} }}",
+        storm.rolled_back, storm.of
+    )?;
+    let hold = &rules.hold;
+    writeln!(
+        out,
+        "# So many of a tier's last upgrades took longer than so many percent of the median of those before (of at least\n\
+         # so many samples), and longer than floor_s.\n\
+         hold = {{ percent = {}, slow = {}, of = {}, samples = {}, floor_s = {} }}",
+        hold.percent, hold.slow, hold.of, hold.samples, hold.floor_s
+    )?;
+    writeln!(
+        out,
+        "# Of one site, or of one hardware model (the value of the label above).\n\
+         place = {{ failed = {}, within = [{}] }}\n\n[stop.tier]",
+        rules.place.failed,
+        joined(rules.place.within.iter())
+    )?;
+    for tier in Tier::ALL {
+        let stop = rules.tier.of(tier);
+        writeln!(
+            out,
+            "{tier} = {{ failed = {}, silent = {}, within = [{}] }}",
+            stop.failed,
+            stop.silent,
+            joined(stop.within.iter())
+        )?;
+    }
+    writeln!(out)
+}
+
 fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
@@ -374,6 +420,8 @@ mod tests {
         assert_eq!(plain.description, draft().description);
         assert_eq!(plain.limits, Limits::default());
         assert_eq!(plain.stages, draft().stages);
+        assert_eq!(plain.stop, StopRules::default());
+        assert!(draft().text().contains("within = [0, 0, 71, 473, 875, "), "the table is there to be signed");
 
         let bare = Draft {
             tiers: Vec::new(),

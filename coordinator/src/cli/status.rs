@@ -4,7 +4,9 @@
 
 use std::fmt::Write;
 
-use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StageView, StatusView};
+use lunar_coordinator_core::view::{
+    CampaignView, LeaseView, LimitView, PauseView, ServerView, StageView, StatusView,
+};
 use lunar_host::exit::{Exit, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,10 @@ pub(super) fn human(overview: &Overview) -> String {
             "  {}",
             if phases.is_empty() { "nobody reported yet".into() } else { phases.join(", ") }
         );
+        for PauseView { id, pause, told } in &campaign.pauses {
+            let (scope, rule, last) = (&pause.scope, pause.anomaly.rule(), &pause.server);
+            let _ = writeln!(text, "  PAUSED {scope} by its {rule}: {told}; the last was {last}; pause {id}");
+        }
         if !campaign.stages.is_empty() {
             let _ = writeln!(text, "{}", stages(&campaign.stages));
         }

@@ -14,7 +14,7 @@ use lunar_artifact::{PackDirectory, unpack_tree};
 use lunar_common::health::{Probe, ProbeKind, When};
 use lunar_common::ids::{ArtifactId, ProbeName};
 use lunar_common::limits::TierLimits;
-use lunar_common::plan::{LeaseTerms, Plan, Retry, Spread};
+use lunar_common::plan::{LeaseTerms, Plan, Retry, Spread, StopRules};
 use lunar_host::exit::{Exit, Failure, OrExit};
 use lunar_host::{cargo, keys};
 
@@ -365,6 +365,8 @@ fn edit(plan: &mut Plan) {
     plan.retry = Retry { attempts_max: 1, ..Retry::default() };
     // All at once: with stages, the server that rolls back would stop those behind it.
     plan.stages = Vec::new();
+    // Nor may its failure pause them: what is shown here goes on by itself.
+    plan.stop = StopRules::never();
 }
 
 fn start(

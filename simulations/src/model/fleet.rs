@@ -11,7 +11,7 @@ use lunar_common::document::{Halt, Kind, SignedDocument, Verified};
 use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::ids::{ArtifactId, CampaignId, PeerKey, Sequence, ServerId};
 use lunar_common::limits::Tier;
-use lunar_common::plan::Plan;
+use lunar_common::plan::{Plan, StopRules};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{Accepted, TrustState};
 use lunar_coordinator_core::input::InForce;
@@ -129,7 +129,10 @@ fn plan(groups: bool) -> SignedDocument {
         WallTime(WALL.0 + 365 * 86_400),
         START_WITHIN_MS / 1000,
     );
-    signed(Kind::Plan, &text)
+    // Every order of events is looked at to their end: nobody is there to go on after a pause.
+    let stop =
+        toml::to_string(&BTreeMap::from([("stop", StopRules::never())])).expect("rules can be written");
+    signed(Kind::Plan, &format!("{text}{stop}"))
 }
 
 fn root() -> SignedDocument {

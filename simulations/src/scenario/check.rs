@@ -305,6 +305,9 @@ fn times(scenario: &Scenario, found: &mut Found<'_>) {
     found.range("lease.start_within_s", lease.start_within_s.into(), 1, 86_400);
     found.range("retry.attempts_max", scenario.retry.attempts_max.into(), 1, 100);
     found.range("retry.cap_s", scenario.retry.cap_s.into(), scenario.retry.base_s.into(), 86_400);
+    for problem in scenario.stop.problems() {
+        found.say(&problem.key, problem.problem);
+    }
 }
 
 fn faults(scenario: &Scenario, found: &mut Found<'_>) {

@@ -305,5 +305,6 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         }
         WaitReason::Order { rule, pending, .. } => format!("{pending} go first ({rule})"),
         WaitReason::NoStage => "no stage of the plan selects this server".into(),
+        WaitReason::Paused { scope, anomaly, .. } => format!("{scope} is paused: {anomaly}"),
     }
 }

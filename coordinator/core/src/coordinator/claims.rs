@@ -96,7 +96,9 @@ impl Coordinator {
         if task.attempt != claim.attempt {
             return None;
         }
-        if let Some(obstacle) = self.obstacle_of_campaign(&claim.campaign, now) {
+        let member = &self.state.servers.get(&claim.server)?.member;
+        let obstacle = self.obstacle_of_campaign(&claim.campaign, now);
+        if let Some(obstacle) = obstacle.or_else(|| self.obstacle_of_pause(&claim.campaign, member)) {
             let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);
             return Some(self.wait_for(reason, claim));
         }

@@ -93,6 +93,7 @@ impl Coordinator {
     }
 
     pub(super) fn plan(&mut self, plan: &Verified<Plan>) {
+        self.watch_by(&plan.campaign, plan.hash(), &plan.stop);
         self.accept_with(Terms::of(plan, plan.hash()), Rules::of(plan), plan.signers().clone());
     }
 
@@ -138,6 +139,9 @@ impl Coordinator {
     }
 
     pub(crate) fn go_on(&mut self, resume: &Resume, signers: BTreeSet<KeyName>) {
+        if !resume.pauses.is_empty() {
+            return self.end_pauses(resume, &signers);
+        }
         let is_news = self.state.resumed.get(&resume.campaign).is_none_or(|seen| *seen < resume.sequence);
         let ends_one =
             self.state.halts.get(&resume.campaign).is_some_and(|halted| halted.sequence < resume.sequence);

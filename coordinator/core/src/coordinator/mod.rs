@@ -122,8 +122,15 @@ impl Coordinator {
             | EventBody::Transition { .. }
             | EventBody::PlanRules { .. }
             | EventBody::Labelled { .. }
-            | EventBody::Soaked { .. } => {}
+            | EventBody::Soaked { .. }
+            | EventBody::StopRules { .. }
+            | EventBody::FellSilent { .. }
+            | EventBody::Paused { .. } => {}
             EventBody::Resumed { .. } => self.room = true,
+            EventBody::Unpaused { .. } => {
+                self.waiting.wake_all();
+                self.room = true;
+            }
             EventBody::Recovered { .. } => {
                 self.look_at_all_gates();
                 self.room = true;
@@ -235,6 +242,7 @@ impl Coordinator {
             Timer::Silence(server) => {
                 self.fleet.fall_silent(&server);
                 self.recount(&server);
+                self.note_silence(&server);
             }
             Timer::Announce => self.announce(now),
             // What waits for it is looked at in `settle`.
@@ -253,6 +261,11 @@ impl Coordinator {
             // How long the lease has run is not known any more: it gets its whole time again, which is safe,
             // since time frees nothing.
             self.watch_lease(server, now);
+            if self.is_silence_news(server) {
+                // It may be that nobody hears it ever again.
+                let at = now.moment.after(self.config.unreachable_after);
+                self.timers.arm(Timer::Silence(server.clone()), at);
+            }
         }
         if self.state.restored {
             self.hold(now);
@@ -273,6 +286,7 @@ impl Coordinator {
         let event = EventBody::Lost { server: server.clone(), lease: lease.id, was: lease.state };
         self.record(event);
         self.watch_lease(server, now);
+        self.note_silence(server);
     }
 
     /// (Re)arms the time at which a server's lease is LOST without news, and notes since when it is what it is.
@@ -295,6 +309,7 @@ impl Coordinator {
         if self.state.restored && self.fleet.unheard.is_empty() && !held_back {
             self.record(EventBody::Recovered { epoch: self.state.epoch });
         }
+        self.pause_what_is_due();
         self.look_at_gates(now);
         if std::mem::take(&mut self.room) {
             for grant in self.choose(None, now) {

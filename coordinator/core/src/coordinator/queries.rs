@@ -116,6 +116,7 @@ impl Coordinator {
             received,
             limits: terms.limits.clone(),
             stages: self.stage_views(id),
+            pauses: self.pause_views(id),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Owns what the tests of this crate share. Main invariant: after every step the fold of the log, each event
 //! through its encoding and back, equals the live state; every test that uses the rig checks this by the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lunar_common::document::{Halt, Reap, Resume};
@@ -11,11 +11,12 @@ use lunar_common::enrolment::Role;
 use lunar_common::health::Verdict;
 use lunar_common::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, FleetId, Generation, GroupId, LeaseId,
-    PeerKey, Sequence, ServerId, ServiceId, SiteId,
+    PauseId, PeerKey, Sequence, ServerId, ServiceId, SiteId,
 };
 use lunar_common::lease::{Claim, Grant, LeaseOutcome};
 use lunar_common::limits::Tier;
 use lunar_common::message::{HeldLease, Report};
+use lunar_common::plan::StopRules;
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::wire;
 
@@ -207,6 +208,7 @@ impl Rig {
             format: 1,
             fleet: FleetId::new("moon").unwrap(),
             campaign: scope.map(campaign),
+            pauses: BTreeSet::new(),
             sequence: Sequence(sequence),
             issued: self.now.wall,
             expires: self.now.wall,
@@ -214,6 +216,28 @@ impl Rig {
         };
         self.core.go_on(&resume, Default::default());
         self.step()
+    }
+
+    /// People go on with campaign `c` where these pauses are.
+    pub(crate) fn resume_pauses(&mut self, pauses: &[PauseId]) -> Vec<Effect> {
+        let resume = Resume {
+            format: 1,
+            fleet: FleetId::new("moon").unwrap(),
+            campaign: Some(campaign("c")),
+            pauses: pauses.iter().copied().collect(),
+            sequence: Sequence(1),
+            issued: self.now.wall,
+            expires: self.now.wall,
+            reason: "a bad disk".into(),
+        };
+        self.core.go_on(&resume, Default::default());
+        self.step()
+    }
+
+    /// A new plan of campaign `c`, watched by these rules.
+    pub(crate) fn plan_watched(&mut self, terms: Terms, rules: &StopRules) -> Vec<Effect> {
+        self.core.watch_by(&terms.campaign, terms.plan, rules);
+        self.plan(terms)
     }
 
     pub(crate) fn reap(&mut self, server: &str, lease: Option<u64>, sequence: u64) -> Vec<Effect> {
@@ -309,7 +333,17 @@ impl Rig {
     }
 
     pub(crate) fn release(&mut self, grant: &Grant, outcome: LeaseOutcome) -> Vec<Effect> {
-        let release = grant.release(outcome, 1);
+        self.release_after(grant, outcome, 1)
+    }
+
+    /// The same, after the server was down for so long.
+    pub(crate) fn release_after(
+        &mut self,
+        grant: &Grant,
+        outcome: LeaseOutcome,
+        down_ms: u64,
+    ) -> Vec<Effect> {
+        let release = grant.release(outcome, down_ms);
         let from = key(&grant.server);
         self.core.handle(Input::Release { request: RequestId(9), from, release }, self.now);
         self.step()

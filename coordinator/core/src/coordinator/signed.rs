@@ -177,6 +177,7 @@ fn name(event: &EventBody) -> &'static str {
         EventBody::CoordinatorStarted { .. } => "started",
         EventBody::ServerEnrolled { .. } => "enrolled",
         EventBody::ServerRevoked { .. } => "revoked",
+        EventBody::StopRules { .. } => "rules",
         EventBody::PlanAccepted { .. } => "plan",
         EventBody::Halted { .. } => "halted",
         EventBody::Resumed { .. } => "resumed",
@@ -188,7 +189,7 @@ fn name(event: &EventBody) -> &'static str {
 fn a_start_catches_up_with_everything_in_force_and_the_next_one_finds_it_known() {
     let trust = trust(&[enrolment("a", 1, 2), enrolment("b", 1, 2), plan(1, 2), stop(Kind::Halt, 1, 2)]);
     let (mut lives, events) = Lives::first(&trust);
-    assert_eq!(events, ["started", "enrolled", "enrolled", "plan", "halted"]);
+    assert_eq!(events, ["started", "enrolled", "enrolled", "rules", "plan", "halted"]);
     assert_eq!(lives.start(&trust), ["started"]);
     assert_eq!(lives.takes_slot("a"), Some(Occupancy::Unreachable), "nobody has spoken in this life");
 }
@@ -200,7 +201,7 @@ fn what_changed_while_the_coordinator_was_down_is_caught_up_with() {
     for document in [stop(Kind::Resume, 2, 2), revocation(1, &["b"]), plan(2, 2)] {
         trust.accept(&document, WALL).unwrap();
     }
-    assert_eq!(lives.start(&trust), ["started", "revoked", "plan", "resumed"]);
+    assert_eq!(lives.start(&trust), ["started", "revoked", "rules", "plan", "resumed"]);
     assert_eq!(lives.takes_slot("b"), None);
     assert_eq!(lives.start(&trust), ["started"]);
 }
@@ -275,7 +276,7 @@ fn a_plan_that_a_new_root_numbers_from_the_beginning_is_the_one_in_force() {
     trust.accept(&root(2, 3), WALL).unwrap();
     lives.changed(&trust);
     let Accepted::Plan(plan) = trust.accept(&plan(1, 3), WALL).unwrap() else { panic!("a plan is one") };
-    assert_eq!(lives.take(Input::Plan(plan.clone())), ["plan"]);
+    assert_eq!(lives.take(Input::Plan(plan.clone())), ["rules", "plan"]);
     assert_eq!(lives.core.campaigns()[0].plan, plan.hash());
     assert_eq!(lives.start(&trust), ["started"]);
 }

@@ -6,12 +6,13 @@
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::lease::{LimitScope, Occupancy, WaitReason};
+use lunar_common::pause::PauseScope;
 use lunar_common::phase::Phase;
 use lunar_common::time::{Now, millis};
 
 use crate::coordinator::Coordinator;
 use crate::event::Member;
-use crate::ledger::waiting::Entry;
+use crate::ledger::waiting::{Class, Entry};
 use crate::state::Server;
 
 /// Holders named in one explanation.
@@ -29,6 +30,8 @@ pub(crate) enum Obstacle {
     PlanExpired,
     /// The log is older than what was granted, and not everyone has reported.
     Recovering,
+    /// This part of the campaign is paused.
+    Paused(PauseScope),
     /// A stage that its stage waits for has not passed.
     Gate { stage: u16, before: u16 },
     /// The wave of its stage is full.
@@ -71,6 +74,7 @@ impl Coordinator {
         now: Now,
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
+            .or_else(|| self.obstacle_of_pause(campaign, &server.member))
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
@@ -167,7 +171,8 @@ impl Coordinator {
     /// waited for: then the others go on.
     pub(crate) fn kept(&self, now: Now) -> Option<Kept> {
         let is_open = |campaign: &CampaignId, stage: u16| self.obstacle_of_stage(campaign, stage).is_none();
-        self.waiting.oldest_in_open(is_open, PATIENT_LOOKED_AT).find_map(|(key, entry)| {
+        let is_paused = |class: &Class| self.is_class_paused(class);
+        self.waiting.oldest_in_open(is_open, is_paused, PATIENT_LOOKED_AT).find_map(|(key, entry)| {
             if now.moment.since(entry.since) < self.config.patience {
                 return None;
             }
@@ -177,6 +182,7 @@ impl Coordinator {
                 Obstacle::Halted
                 | Obstacle::PlanExpired
                 | Obstacle::Recovering
+                | Obstacle::Paused(_)
                 | Obstacle::Gate { .. }
                 | Obstacle::Wave(_)
                 | Obstacle::NoStage
@@ -220,6 +226,7 @@ impl Coordinator {
             Obstacle::Recovering => WaitReason::Recovering {
                 unheard: u32::try_from(self.fleet.unheard.len()).unwrap_or(u32::MAX),
             },
+            Obstacle::Paused(scope) => self.explain_pause(campaign, scope),
             Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
             Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
             Obstacle::NoStage => WaitReason::NoStage,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use lunar_common::ids::{CampaignId, Fence, LeaseId, ServerId, SiteId};
 use lunar_common::lease::{Grant, LimitScope};
 use lunar_common::limits::Tier;
+use lunar_common::pause::PauseScope;
 use lunar_common::time::Now;
 
 use crate::coordinator::Coordinator;
@@ -39,6 +40,7 @@ impl Coordinator {
         if self.state.restored {
             return granted;
         }
+        self.pause_what_is_due();
         let kept = self.kept(now);
         let mut heads = match only {
             Some(class) => {
@@ -72,6 +74,7 @@ impl Coordinator {
             Obstacle::Halted
             | Obstacle::PlanExpired
             | Obstacle::Recovering
+            | Obstacle::Paused(PauseScope::Campaign | PauseScope::Tier(_) | PauseScope::Site(_))
             | Obstacle::Gate { .. }
             | Obstacle::Wave(_)
             | Obstacle::NoStage => Judgement::SkipClass,
@@ -80,6 +83,7 @@ impl Coordinator {
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
             Obstacle::Kept(_) => Judgement::SkipClass,
             Obstacle::Order
+            | Obstacle::Paused(PauseScope::Model { .. })
             | Obstacle::HoldsLease
             | Obstacle::Unreachable
             | Obstacle::EnrolmentExpired
@@ -99,6 +103,7 @@ impl Coordinator {
         for (class, place) in self.waiting.heads() {
             if campaign.is_none_or(|(of, _)| *of != class.campaign) {
                 let open = self.obstacle_of_campaign(&class.campaign, now).is_none()
+                    && !self.is_paused(&class.campaign, &PauseScope::Campaign)
                     && !self.is_full(&class.campaign, &LimitScope::Fleet);
                 campaign = Some((&class.campaign, open));
                 stage = None;
@@ -115,9 +120,14 @@ impl Coordinator {
                 continue;
             }
             if tier.is_none_or(|(of, _)| of != class.tier) {
-                tier = Some((class.tier, !self.is_full(&class.campaign, &LimitScope::Tier(class.tier))));
+                let open = !self.is_full(&class.campaign, &LimitScope::Tier(class.tier))
+                    && !self.is_paused(&class.campaign, &PauseScope::Tier(class.tier));
+                tier = Some((class.tier, open));
             }
-            let site_is_open = || !self.is_full(&class.campaign, &LimitScope::Site(class.site.clone()));
+            let site_is_open = || {
+                !self.is_full(&class.campaign, &LimitScope::Site(class.site.clone()))
+                    && !self.is_paused(&class.campaign, &PauseScope::Site(class.site.clone()))
+            };
             if tier.is_some_and(|(_, open)| open) && *sites.entry(&class.site).or_insert_with(site_is_open) {
                 heads.insert(place, class.clone());
             }

@@ -189,14 +189,17 @@ impl Waiting {
         of_tier.map_or(0, |places| places.range(..place).take(most).count())
     }
 
-    /// The oldest claims of the stages that are open, oldest first, parked ones included.
+    /// The oldest claims of the stages that are open, but for paused ones, oldest first, parked ones included.
     pub(crate) fn oldest_in_open(
         &self,
         is_open: impl Fn(&CampaignId, u16) -> bool,
+        is_paused: impl Fn(&Class) -> bool,
         count: usize,
     ) -> impl Iterator<Item = (&Key, &Entry)> {
         let open = self.stages.iter().filter(|((campaign, stage), _)| is_open(campaign, *stage));
-        let mut places: Vec<u64> = open.flat_map(|(_, places)| places.iter().take(count)).copied().collect();
+        let goes_on = |place: &&u64| self.at(**place).is_some_and(|(_, entry)| !is_paused(&entry.class));
+        let mut places: Vec<u64> =
+            open.flat_map(|(_, places)| places.iter().filter(goes_on).take(count)).copied().collect();
         places.sort_unstable();
         places.truncate(count);
         places.into_iter().filter_map(|place| self.at(place))
