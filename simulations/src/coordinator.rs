@@ -10,6 +10,7 @@ use std::time::Duration;
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{Epoch, Fence, LeaseId, ServerId};
 use lunar_common::lease::{ClaimAnswer, LeaseOutcome, Release};
+use lunar_common::plan::StopRules;
 use lunar_common::time::{Moment, Now};
 use lunar_common::trust::{Accepted, TrustSnapshot, TrustState};
 use lunar_common::wire::Signed;
@@ -20,8 +21,10 @@ use lunar_coordinator_core::event::{EventBody, Evidence, LeaseNews, LeaseStep};
 use lunar_coordinator_core::input::{InForce, Input, RequestId};
 
 use crate::chance::Purpose;
+use crate::documents::ends_pauses;
 use crate::event::Event;
 use crate::faults::{CoordinatorEdge, RESTART_MS};
+use crate::invariants::s13_stop::Stops;
 use crate::network::{Caller, Request};
 use crate::options::Mutant;
 use crate::world::World;
@@ -47,10 +50,13 @@ pub(crate) struct Ledger {
     pub(crate) audit_wrong: Option<String>,
     /// An older copy was put back: what was after it is missing.
     pub(crate) restored: bool,
+    /// What is paused, and what should be.
+    pub(crate) stops: Stops,
 }
 
 impl Ledger {
     fn apply(&mut self, event: &EventBody) {
+        self.stops.apply(event);
         if let EventBody::CoordinatorStarted { epoch } = event {
             self.epoch = *epoch;
         }
@@ -102,7 +108,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(trust: TrustState, report_interval_s: u32) -> Self {
+    pub(crate) fn new(trust: TrustState, report_interval_s: u32, stop: &StopRules) -> Self {
         let report_every = Duration::from_secs(report_interval_s.into());
         let defaults = Config::default();
         let unreachable_after = report_every * 3 + Duration::from_secs(10);
@@ -112,7 +118,7 @@ impl Host {
             lagging: true,
             core: None,
             log: Vec::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger { stops: Stops::new(stop), ..Ledger::default() },
             durable_trust: Arc::new(trust.snapshot()),
             trust,
             backups: Vec::new(),
@@ -205,7 +211,7 @@ impl World {
         let before = self.host.ledger.clone();
         self.host.log.truncate(length);
         self.host.durable_trust = trust;
-        let mut ledger = Ledger { restored: true, ..Ledger::default() };
+        let mut ledger = Ledger { restored: true, stops: before.stops.anew(), ..Ledger::default() };
         self.host.log.iter().for_each(|event| ledger.apply(event));
         for server in &mut self.servers {
             if before.held.get(&server.name) != ledger.held.get(&server.name) {
@@ -329,7 +335,7 @@ impl World {
         // One commit holds both in production. Here the trust state comes first, which is what an event that
         // is lost behind it looks like to the next life.
         self.host.durable_trust = Arc::new(self.host.trust.snapshot());
-        if document.kind == Kind::Halt || document.kind == Kind::Resume {
+        if document.kind == Kind::Halt || document.kind == Kind::Resume && !ends_pauses(document) {
             self.note(&format!("coordinator takes a {}", document.kind));
         }
         self.feed_coordinator(input);
@@ -434,6 +440,7 @@ impl World {
             EventBody::Adopted { .. } => "an unknown lease was adopted",
             EventBody::StateRestored { .. } => "a restored log was noticed",
             EventBody::Recovered { .. } => "a restored log was recovered from",
+            EventBody::Unpaused { .. } => "people went on after a pause",
             EventBody::Released { evidence: Evidence::Report, .. } => "a report ended a lease",
             EventBody::Released { evidence: Evidence::Release { outcome, .. }, .. } => match outcome {
                 LeaseOutcome::Completed => "a server completed",

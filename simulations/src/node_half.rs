@@ -14,7 +14,7 @@ use lunar_common::lease::{GroupAnswer, GroupQuestion};
 use lunar_common::wire::Signed;
 
 use crate::chance::Purpose;
-use crate::documents::NEW;
+use crate::documents::{NEW, ends_pauses};
 use crate::event::{Event, ToApplier};
 use crate::faults::{CrashAt, ProcessEdge};
 use crate::network::{About, Request};
@@ -236,7 +236,7 @@ impl World {
             return;
         }
         let call = document_call(document);
-        if document.kind == Kind::Resume {
+        if document.kind == Kind::Resume && call != CallId(0) {
             // It may be kept before it is acknowledged, so it counts from here.
             let at = &mut self.servers[server];
             at.resumed = at.resumed.max(Sequence(call.0));
@@ -274,8 +274,11 @@ impl World {
 }
 
 /// The call under which a halt or resume is handed in is its sequence: its acknowledgement then needs no table.
-/// Everything else is call 0, which no halt has.
+/// Everything else is call 0, which no halt has, the end of pauses among it: agents keep it, and it is none of theirs.
 fn document_call(document: &SignedDocument) -> CallId {
+    if ends_pauses(document) {
+        return CallId(0);
+    }
     let text = String::from_utf8_lossy(&document.body);
     let sequence = text.lines().find_map(|line| line.strip_prefix("sequence = "));
     CallId(match document.kind {

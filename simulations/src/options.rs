@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use lunar_common::plan::StopRules;
 use serde::{Deserialize, Serialize};
 
 use crate::faults::{Fault, FaultPlan};
@@ -55,6 +56,9 @@ pub enum Mutant {
     HaltIgnoredWhileDownloading,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
+    /// The plan that goes out lets the campaign go on after failures that people meant to be paused by: the first one in
+    /// tier 1, and all others.
+    GoesOnAfterFailures,
 }
 
 impl Mutant {
@@ -103,6 +107,25 @@ impl Options {
         let kinds = kinds.iter().copied().collect();
         self.faults = FaultPlan::draw_kinds(self.seed, &self.scenario, &kinds);
         self
+    }
+
+    /// The same run, paused by what pauses a plan where it says nothing; people look at each pause, and go on.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        let mut scenario = Scenario::clone(&self.scenario);
+        scenario.stop = StopRules::default();
+        self.scenario = Arc::new(scenario);
+        self
+    }
+
+    /// The scenario as the plan that goes out says it.
+    pub(crate) fn written(&self) -> Arc<Scenario> {
+        if self.mutant != Some(Mutant::GoesOnAfterFailures) {
+            return Arc::clone(&self.scenario);
+        }
+        let mut scenario = Scenario::clone(&self.scenario);
+        scenario.stop = StopRules::never();
+        Arc::new(scenario)
     }
 
     /// The same run, broken.

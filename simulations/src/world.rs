@@ -127,7 +127,8 @@ impl World {
         lunar_common::signed_before::remember_in_this_thread();
         let scenario = options.scenario.clone();
         let seats = scenario.seats();
-        let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
+        let wide = options.mutant.is_some_and(Mutant::widens_limits);
+        let documents = Documents::new(&options.written(), &seats, wide);
         let names = documents.servers.iter().map(|machine| machine.server.clone());
         let servers: Vec<Server> = seats
             .iter()
@@ -136,7 +137,7 @@ impl World {
             .map(|(at, (seat, name))| Server::new(at, name, *seat))
             .collect();
         let mut world = Self {
-            host: Host::new(documents.all.clone(), scenario.report_interval_s),
+            host: Host::new(documents.all.clone(), scenario.report_interval_s, &scenario.stop),
             chance: Chance::new(options.seed, servers.len() + 1),
             queue: options.queue.make(),
             groups: members_of_groups(&seats),
@@ -393,6 +394,7 @@ impl World {
             }
         }
         self.write_off_the_lost();
+        self.go_on_after_pauses();
         self.check_now_and_then();
         self.put_in(SYNC_MS, Event::Sync);
     }

@@ -146,3 +146,14 @@ fn a_seeder_that_is_counted_twice_is_noticed() {
 fn a_halt_that_a_download_drowns_is_noticed() {
     noticed_as(Mutant::HaltIgnoredWhileDownloading, &[Fault::Halt], "S10 halt", 40);
 }
+
+#[test]
+fn a_plan_that_goes_on_after_the_first_failure_in_tier_1_is_noticed() {
+    let all: Vec<_> = (1..=20)
+        .filter_map(|seed| {
+            let options = Options::swarm(seed).with(&[Fault::BadRelease]).watched();
+            breaks(&options.broken(Mutant::GoesOnAfterFailures))
+        })
+        .collect();
+    assert!(!all.is_empty() && all.iter().all(|broken| broken == "S13 stop"), "{all:?}");
+}

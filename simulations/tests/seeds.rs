@@ -56,6 +56,17 @@ fn each_fault_alone_violates_nothing() {
     }
 }
 
+/// The seeds again, with what pauses a plan that says nothing, and people who look at each pause and go on.
+#[test]
+fn a_hundred_seeds_of_faults_with_pauses_violate_nothing_and_come_to_their_ends() {
+    let mut gone_on = 0;
+    for seed in 1..=100 {
+        let outcome = run(&Options::swarm(seed).watched());
+        gone_on += u32::from(outcome.sometimes.contains("people went on after a pause"));
+    }
+    assert!(gone_on >= 8, "people went on in {gone_on} runs");
+}
+
 #[test]
 fn the_same_seed_twice_goes_the_same_way() {
     let options = Options::swarm(7).with(&Fault::ALL);

@@ -12,6 +12,9 @@ use crate::documents::{self, Signer};
 use crate::options::Mutant;
 use crate::world::World;
 
+/// Between two ends of pauses, in milliseconds: nobody looks at evidence faster.
+const GO_ON_MS: u64 = 45_000;
+
 /// What people have given out.
 #[derive(Debug)]
 pub(crate) struct Papers {
@@ -20,6 +23,9 @@ pub(crate) struct Papers {
     revocations: u64,
     reaps: BTreeMap<usize, u64>,
     enrolments: BTreeMap<usize, u64>,
+    /// Ends of pauses, and when the last one was given out, in milliseconds.
+    resumes: u64,
+    resumed_ms: u64,
     /// Who signs stops: the second person, once a rotation has made the key known.
     pub(crate) signer: Signer,
 }
@@ -32,6 +38,8 @@ impl Default for Papers {
             revocations: 0,
             reaps: BTreeMap::new(),
             enrolments: BTreeMap::new(),
+            resumes: 0,
+            resumed_ms: 0,
             signer: Signer::Ann,
         }
     }
@@ -42,7 +50,7 @@ impl World {
     pub(super) fn publish_plan(&mut self) {
         self.papers.generation += 1;
         let wide = self.options.mutant.is_some_and(Mutant::widens_limits);
-        let plan = documents::plan(&self.options.scenario, wide, self.papers.generation);
+        let plan = documents::plan(&self.options.written(), wide, self.papers.generation);
         self.published.retain(|other| other.kind != Kind::Plan);
         self.publish(plan);
         self.sometimes.insert("a plan was replaced in mid-plan");
@@ -103,6 +111,18 @@ impl World {
                 self.enrol_again(server, self.servers[server].seat.group);
             }
         }
+    }
+
+    /// People look at what is paused, and go on. One that a coordinator has lost with its log is given out anew.
+    pub(crate) fn go_on_after_pauses(&mut self) {
+        let pauses = self.host.ledger.stops.in_force();
+        if pauses.is_empty() || self.at_ms < self.papers.resumed_ms + GO_ON_MS {
+            return;
+        }
+        (self.papers.resumes, self.papers.resumed_ms) = (self.papers.resumes + 1, self.at_ms);
+        let resume = documents::resume_of_pauses(&pauses, self.papers.resumes, self.papers.signer);
+        self.published.retain(|other| !documents::ends_pauses(other));
+        self.publish(resume);
     }
 
     /// Once nothing goes wrong any more, people look after those that will not come back: their leases are

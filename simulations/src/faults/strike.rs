@@ -7,7 +7,7 @@ use lunar_common::document::Kind;
 
 use super::edges::{CrashAt, Edges, Interval};
 use super::plan::{Manner, Strike, Way};
-use crate::documents::stop;
+use crate::documents::{ends_pauses, stop};
 use crate::event::Event;
 use crate::world::World;
 
@@ -111,7 +111,7 @@ impl World {
             self.measure.halted();
         }
         let document = stop(kind, self.stops, self.papers.signer);
-        self.published.retain(|other| !matches!(other.kind, Kind::Halt | Kind::Resume));
+        self.published.retain(|other| !matches!(other.kind, Kind::Halt | Kind::Resume) || ends_pauses(other));
         self.publish(document);
     }
 

@@ -9,6 +9,7 @@ mod l3_not_stuck;
 mod s10_halt;
 pub(crate) mod s11_audit;
 pub(crate) mod s12_earth;
+pub(crate) mod s13_stop;
 mod s15_duplicates;
 pub(crate) mod s16_bounds;
 mod s18_works;
@@ -93,7 +94,9 @@ impl World {
     /// The durable log has grown.
     pub(crate) fn check_log(&mut self, about: Option<usize>) {
         if self.violation.is_none() {
-            self.violation = s1_lease::check_log(self).or_else(|| s11_audit::check(self));
+            self.violation = s1_lease::check_log(self)
+                .or_else(|| s11_audit::check(self))
+                .or_else(|| s13_stop::check(self));
         }
         if let Some(server) = about {
             self.check(server);
