@@ -264,3 +264,32 @@ fn highest_name(common: &Common, prefixes: &[&str]) -> Result<u64, Failure> {
     }
     Ok(highest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lunar_common::ids::DocumentHash;
+    use lunar_common::limits::Tier;
+    use lunar_common::pause::{Anomaly, Pause, PauseScope};
+
+    fn paused(scope: PauseScope, id: u8) -> PauseView {
+        let anomaly = Anomaly::Failed { failed: 1, tried: 1, stop_at: 1 };
+        let (campaign, server) = (CampaignId::new("web-2").unwrap(), ServerId::new("srv-7").unwrap());
+        let pause =
+            Pause { campaign, plan: DocumentHash([1; 32]), scope, server, lease: LeaseId(1), anomaly };
+        PauseView { id: PauseId([id; 32]), told: anomaly.to_string(), pause }
+    }
+
+    #[test]
+    fn a_pause_is_named_by_what_is_paused_or_by_how_its_id_begins_if_that_is_one() {
+        let pauses = [paused(PauseScope::Tier(Tier::One), 0xab), paused(PauseScope::Campaign, 0xcd)];
+        assert_eq!(pause_named("tier 1", &pauses).unwrap(), PauseId([0xab; 32]));
+        assert_eq!(pause_named("cdcdcdcd", &pauses).unwrap(), PauseId([0xcd; 32]));
+        for name in ["tier 2", "cdcdcd", "ffffffff", ""] {
+            let told = pause_named(name, &pauses).unwrap_err().to_string();
+            assert!(told.contains("tier 1 (abababababababab), the campaign (cdcdcdcdcdcdcdcd)"), "{told}");
+        }
+        let same = [paused(PauseScope::Tier(Tier::One), 7), paused(PauseScope::Tier(Tier::Two), 7)];
+        assert!(pause_named("07070707", &same).is_err(), "two begin like this");
+    }
+}
