@@ -11,6 +11,7 @@ use lunar_common::ids::{
     Attempt, CampaignId, DocumentHash, Epoch, Fence, LeaseId, PeerKey, Sequence, ServerId,
 };
 use lunar_common::lease::{LeaseOutcome, LeaseState};
+use lunar_common::message::Transition;
 use lunar_common::pause::{Anomaly, Pause, PauseScope};
 use lunar_common::phase::Phase;
 use lunar_common::plan::{LeaseTerms, StopRules};
@@ -259,6 +260,9 @@ impl State {
                 if self.campaigns.contains_key(&transition.campaign) {
                     self.progress_mut(server, &transition.campaign).phase = Some(transition.to);
                 }
+                if transition.from == Phase::RollingBack && transition.to.is_final() {
+                    self.rolled_back(server, transition);
+                }
             }
             EventBody::PlanRules { campaign, plan, rules } => {
                 self.rules_next.insert(campaign.clone(), (*plan, rules.clone()));
@@ -454,6 +458,20 @@ impl State {
         for (scope, anomaly) in look(watch, place) {
             let (campaign, plan, server) = (task.campaign.clone(), task.plan, server.clone());
             self.pauses.propose(Pause { campaign, plan, scope, server, lease, anomaly });
+        }
+    }
+
+    /// A server's journal says that an attempt failed. Its lease is held, or a report has just ended it.
+    fn rolled_back(&mut self, server: &ServerId, transition: &Transition) {
+        let held = self.leases.get(server).map(|lease| (lease.id, &lease.task));
+        let record = self.servers.get(server);
+        let ended =
+            record.into_iter().flat_map(|record| &record.unexplained).map(|(lease, task)| (*lease, task));
+        let by = |task: &Task| task.campaign == transition.campaign && task.attempt == transition.attempt;
+        let mut leases = held.into_iter().chain(ended);
+        let found = leases.find_map(|(lease, task)| Some((lease, task.clone().filter(|task| by(task))?)));
+        if let Some((lease, task)) = found {
+            self.watch(server, lease, &task, |watch, place| watch.rolled_back(server, &place));
         }
     }
 

@@ -140,6 +140,24 @@ impl Watch {
             Ending::NeverStarted => return Vec::new(),
         };
         let rules = Arc::clone(&self.rules);
+        let mut found = self.count(server, place, failed);
+        found.extend(self.storm.take(failed, &rules.storm).map(|anomaly| (PauseScope::Campaign, anomaly)));
+        if let Some(down_ms) = down_ms.filter(|_| !failed) {
+            let slow = self.holds.entry(place.tier).or_default().take(down_ms, &rules.hold);
+            found.extend(slow.map(|anomaly| (PauseScope::Tier(place.tier), anomaly)));
+        }
+        found
+    }
+
+    /// A server's journal says that it is back on the old version. Its release will say so too, and may come later than
+    /// others ask for the slot.
+    pub(crate) fn rolled_back(&mut self, server: &ServerId, place: &Place) -> Vec<(PauseScope, Anomaly)> {
+        self.count(server, place, true)
+    }
+
+    /// Counts a server that has tried: once, however often that is said.
+    fn count(&mut self, server: &ServerId, place: &Place, failed: bool) -> Vec<(PauseScope, Anomaly)> {
+        let rules = Arc::clone(&self.rules);
         let mut found = Vec::new();
         for scope in place.scopes() {
             let stream = self.streams.entry(scope.clone()).or_default();
@@ -154,11 +172,6 @@ impl Watch {
                 let anomaly = failed::look(&stream.ever, cap).or_else(|| rate::look(&stream.since, within));
                 found.extend(anomaly.map(|anomaly| (scope, anomaly)));
             }
-        }
-        found.extend(self.storm.take(failed, &rules.storm).map(|anomaly| (PauseScope::Campaign, anomaly)));
-        if let Some(down_ms) = down_ms.filter(|_| !failed) {
-            let slow = self.holds.entry(place.tier).or_default().take(down_ms, &rules.hold);
-            found.extend(slow.map(|anomaly| (PauseScope::Tier(place.tier), anomaly)));
         }
         found
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use lunar_common::ids::PauseId;
 use lunar_common::lease::{Grant, LeaseOutcome, WaitReason};
 use lunar_common::limits::Tier;
+use lunar_common::message::Transition;
 use lunar_common::pause::{Anomaly, Pause, PauseScope};
+use lunar_common::phase::Phase;
 use lunar_common::plan::{HoldStop, PlaceStop, StopRules, StormStop, TierStop};
 
 use crate::coordinator::rig::{Rig, answer, appended, campaign, id, plan_hash, pushed, terms, wide};
@@ -139,6 +141,37 @@ fn the_first_failure_in_tier_1_pauses_tier_1_and_nothing_else_by_default() {
             pause.id()
         )
     );
+}
+
+#[test]
+fn a_failure_that_its_servers_journal_tells_before_its_release_pauses_before_the_slot_is_given_on() {
+    let mut rig = Rig::new(&FLEET, wide());
+    let mut limits = wide();
+    limits.tiers[0] = 1;
+    rig.plan_watched(terms("c", 2, limits), &StopRules::default());
+    let grant = granted(&mut rig, "a1", 1);
+    rig.report_held(&grant, true);
+    assert!(matches!(claim(&mut rig, "a2", 1), Answer::Wait { .. }));
+    let mut report = rig.fresh_report("a1");
+    (report.epoch_seen, report.fence_seen) = (grant.epoch, grant.fence);
+    report.transitions.push(Transition {
+        index: 0,
+        campaign: campaign("c"),
+        attempt: grant.attempt,
+        from: Phase::RollingBack,
+        to: Phase::RolledBack,
+        cause: "503".into(),
+        at: rig.now.wall,
+    });
+    let effects = rig.report(report);
+    assert!(matches!(
+        appended(&effects)[..],
+        [EventBody::Released { .. }, EventBody::Transition { .. }, EventBody::Paused { .. }]
+    ));
+    assert_eq!(begun(&effects)[0].lease, grant.lease);
+    let effects = ends(&mut rig, &grant, LeaseOutcome::RolledBack { cause: "503".into() }, 60);
+    assert!(matches!(appended(&effects)[..], [EventBody::Released { .. }]), "it is one failure");
+    assert!(paused(&mut rig, "a2", 1).is_some());
 }
 
 #[test]
