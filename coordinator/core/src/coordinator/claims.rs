@@ -3,6 +3,7 @@
 //! Owns the answer to a claim. Main invariant: claims are idempotent by (server, campaign, attempt): sent again,
 //! a claim finds its place or its lease, and never a second one (DESIGN 9, rule 6).
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use lunar_common::health::Verdict;
@@ -164,47 +165,46 @@ impl Coordinator {
     fn wait(&self, claim: &Claim, now: Now) -> Answer {
         let key = (claim.server.clone(), claim.campaign.clone());
         let server = self.state.servers.get(&claim.server).expect("the claimer is a member");
-        let kept = self.kept(now);
+        let kept = OnceCell::new();
         let entry = self.waiting.get(&key);
         // A claim without an obstacle was granted above, so there is one.
         let obstacle =
-            self.obstacle(server, &claim.campaign, entry, kept.as_ref(), now).unwrap_or(Obstacle::NotClaimed);
+            self.obstacle(server, &claim.campaign, entry, &kept, now).unwrap_or(Obstacle::NotClaimed);
         let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);
         self.wait_for(reason, claim)
     }
 
-    /// The hint grows with the queue, so that all that wait together do not hammer, and stays well below the
-    /// time to start, so that a claim is never stale while its server lives; but whoever is far from the head of
-    /// the queue is told to come back when its turn may be near. A keyed draw takes up to a quarter off, so that
-    /// claims that came together do not come back together.
+    /// The hint is as long as the claim's turn cannot come, and grows with the queue, so that all that wait together do
+    /// not hammer. It stays well below the time to start, so that a claim is never stale while its server lives; but
+    /// whoever is far from the head of the queue may grow stale, and is told to come back when its turn may be near. A
+    /// keyed draw takes up to a quarter off, so that claims that came together do not come back together.
     fn wait_for(&self, reason: WaitReason, claim: &Claim) -> Answer {
         let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let campaign = self.state.campaigns.get(&claim.campaign).expect("the claim was checked");
+        let away = self.turn_away(claim).unwrap_or_default();
         let hint = self
             .config
             .retry_after_min
             .saturating_add(self.config.retry_after_each.saturating_mul(waiting))
+            .max(away)
             .min(self.config.retry_after_max)
             .min(Duration::from_millis(campaign.terms.start_within_ms / 4));
-        let hint = self.far_hint(claim).unwrap_or(hint);
-        let hint_ms = millis(hint);
+        let hint_ms = millis(if away >= self.config.retry_after_far { away } else { hint });
         let parts = [claim.server.as_str().as_bytes(), &claim.nonce.to_le_bytes()];
         let retry_after_ms = hint_ms - draw_below(hint_ms / 4, "claim-retry", &parts);
         Answer::Wait { reason, retry_after_ms }
     }
 
-    /// How long the turn of a claim cannot come, if that is long. Claims of its campaign and tier that are set aside
-    /// are not before it: they let it pass.
-    fn far_hint(&self, claim: &Claim) -> Option<Duration> {
+    /// For how long the turn of a claim cannot come, or the longest that is told. Claims of its campaign and tier that are
+    /// set aside are not before it: they let it pass.
+    fn turn_away(&self, claim: &Claim) -> Option<Duration> {
         let entry = self.waiting.get(&(claim.server.clone(), claim.campaign.clone()))?;
         let scopes = [LimitScope::Tier(entry.class.tier), LimitScope::Fleet];
         let slots = scopes.iter().filter_map(|scope| self.limit(&claim.campaign, scope)).min()?;
         let turns_max = self.config.retry_after_farthest.as_secs() / TURN_S_MIN;
         let at_once = u64::from(slots) + 1;
-        let count_max = usize::try_from(turns_max.saturating_mul(at_once)).unwrap_or(usize::MAX);
-        let before = self.waiting.count_before(entry.place, &entry.class, count_max) as u64;
-        let away = Duration::from_secs(before / at_once * TURN_S_MIN);
-        (away >= self.config.retry_after_far).then_some(away)
+        let turns = self.waiting.ready_before(entry.place, &entry.class) as u64 / at_once;
+        Some(Duration::from_secs(turns.min(turns_max) * TURN_S_MIN))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the read-only views. Main invariant: asking changes nothing, and answers come from the state and the
 //! code that decide.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::enrolment::Role;
@@ -208,8 +209,7 @@ impl Coordinator {
             return WaitReason::Done { phase };
         }
         let entry = self.waiting.get(&(server.clone(), campaign.clone()));
-        let kept = self.kept(now);
-        match self.obstacle(record, campaign, entry, kept.as_ref(), now) {
+        match self.obstacle(record, campaign, entry, &OnceCell::new(), now) {
             Some(obstacle) => self.explain(obstacle, server, campaign, now),
             // Nothing is in its way: it is granted at the next turn of the loop that let us ask.
             None => WaitReason::Behind { ahead: 0 },

@@ -821,10 +821,12 @@ fn the_hint_grows_with_the_queue_and_only_who_is_far_from_its_head_is_sent_away_
         }
     };
     all_claim(&mut rig, &members[1..10]);
-    let later = hint(rig.claim("s500", 1, 1));
-    assert!((1_524..=2_033).contains(&later), "{later}");
+    let next = hint(rig.claim("s1", 1, 2));
+    assert!((1_523..=2_030).contains(&next), "{next}");
+    let later = hint(rig.claim("s9", 1, 2));
+    assert!((22_500..=30_000).contains(&later), "four turns of half a minute are before it: {later}");
     rig.core.config.retry_after_each = DAY;
-    let bounded = hint(rig.claim("s501", 1, 1));
+    let bounded = hint(rig.claim("s1", 1, 3));
     assert!((22_500..=30_000).contains(&bounded), "{bounded}");
 
     // One slot, and at least half a minute a turn for two at a time: the 190th's turn is 47 minutes away.

@@ -3,6 +3,8 @@
 //! Owns [`Obstacle`] and the check of all limits together (DESIGN 9, rule 3). Main invariant: what is explained
 //! to people is what was decided: `why`, the answer to a claim and the choice of who starts share this code.
 
+use std::cell::OnceCell;
+
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::lease::{LimitScope, Occupancy, WaitReason};
@@ -64,13 +66,28 @@ pub(crate) struct Kept {
 }
 
 impl Coordinator {
-    /// The first obstacle in a server's way, `None` if it may go down now. `entry` is its waiting claim.
+    /// The first obstacle in a server's way, `None` if it may go down now. `entry` is its waiting claim; what is kept is
+    /// looked up only if nothing else stands in the way, once in each choice.
     pub(crate) fn obstacle(
         &self,
         server: &Server,
         campaign: &CampaignId,
         entry: Option<&Entry>,
-        kept: Option<&Kept>,
+        kept: &OnceCell<Option<Kept>>,
+        now: Now,
+    ) -> Option<Obstacle> {
+        self.own_obstacle(server, campaign, entry, now).or_else(|| {
+            let kept = kept.get_or_init(|| self.kept(now)).as_ref();
+            self.kept_scope(campaign, &server.member, entry, kept).map(Obstacle::Kept)
+        })
+    }
+
+    /// The same, whatever is kept for others.
+    fn own_obstacle(
+        &self,
+        server: &Server,
+        campaign: &CampaignId,
+        entry: Option<&Entry>,
         now: Now,
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
@@ -79,7 +96,6 @@ impl Coordinator {
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
             .or_else(|| self.full_scope(campaign, &server.member).map(Obstacle::Full))
-            .or_else(|| self.kept_scope(campaign, &server.member, entry, kept).map(Obstacle::Kept))
     }
 
     /// What stops every start of a campaign.
@@ -177,7 +193,7 @@ impl Coordinator {
                 return None;
             }
             let server = self.state.servers.get(&key.0)?;
-            match self.obstacle(server, &key.1, Some(entry), None, now)? {
+            match self.own_obstacle(server, &key.1, Some(entry), now)? {
                 Obstacle::Full(_) => {}
                 Obstacle::Halted
                 | Obstacle::PlanExpired
@@ -238,12 +254,8 @@ impl Coordinator {
                 scope,
             },
             Obstacle::Kept(_) => {
-                let place = self.waiting.get(&(server.clone(), campaign.clone())).map(|entry| entry.place);
-                let ahead = self
-                    .waiting
-                    .oldest()
-                    .take_while(|(_, entry)| place.is_none_or(|place| entry.place < place))
-                    .count();
+                let entry = self.waiting.get(&(server.clone(), campaign.clone()));
+                let ahead = entry.map_or(self.waiting.len(), |entry| self.waiting.before(entry.place));
                 WaitReason::Behind { ahead: u32::try_from(ahead).unwrap_or(u32::MAX) }
             }
             Obstacle::HoldsLease => match self.state.leases.get(server) {

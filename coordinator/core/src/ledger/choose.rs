@@ -4,6 +4,7 @@
 //! could be granted (work is conserved), and none was passed over by a younger one that took a slot it could
 //! have used. A claim that is blocked blocks nobody else.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use lunar_common::ids::{CampaignId, Fence, LeaseId, ServerId, SiteId};
@@ -41,7 +42,7 @@ impl Coordinator {
             return granted;
         }
         self.pause_what_is_due();
-        let kept = self.kept(now);
+        let kept = OnceCell::new();
         let mut heads = match only {
             Some(class) => {
                 self.waiting.head_from(class, 0).map(|place| (place, class.clone())).into_iter().collect()
@@ -50,7 +51,7 @@ impl Coordinator {
         };
         while let Some((place, class)) = heads.pop_first() {
             let Some(key) = self.waiting.at(place).map(|(key, _)| key.clone()) else { continue };
-            match self.judge(&key, kept.as_ref(), now) {
+            match self.judge(&key, &kept, now) {
                 Judgement::Start => granted.push(self.grant(&key, now)),
                 Judgement::SkipClass => continue,
                 Judgement::SkipClaim => {}
@@ -64,7 +65,7 @@ impl Coordinator {
         granted
     }
 
-    fn judge(&self, key: &Key, kept: Option<&Kept>, now: Now) -> Judgement {
+    fn judge(&self, key: &Key, kept: &OnceCell<Option<Kept>>, now: Now) -> Judgement {
         let (server, campaign) = key;
         let server = self.state.servers.get(server).expect("only members wait");
         let Some(obstacle) = self.obstacle(server, campaign, self.waiting.get(key), kept, now) else {

@@ -5,6 +5,7 @@
 
 pub(crate) mod lease;
 pub(crate) mod occupancy;
+pub(crate) mod places;
 pub(crate) mod waiting;
 
 mod admit;

@@ -5,6 +5,7 @@
 //! until that changes. Main invariant: a claim is ready, parked by its group, or parked by itself: exactly one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ClusterId, GroupId, ServerId, SiteId};
@@ -12,6 +13,7 @@ use lunar_common::limits::Tier;
 use lunar_common::time::Moment;
 
 use crate::event::{Member, Task};
+use crate::ledger::places::Places;
 
 /// One claim that waits: a server waits at most once in each campaign.
 pub(crate) type Key = (ServerId, CampaignId);
@@ -73,8 +75,12 @@ pub(crate) struct Waiting {
     stages: BTreeMap<(CampaignId, u16), BTreeSet<u64>>,
     ready: BTreeMap<Class, BTreeSet<u64>>,
     /// The same by campaign, stage and tier alone.
-    ready_in_tier: BTreeMap<(CampaignId, u16, Tier), BTreeSet<u64>>,
+    ready_in_tier: BTreeMap<(CampaignId, u16, Tier), Places>,
+    /// The places of all.
+    places: Places,
     by_group: BTreeMap<GroupId, BTreeSet<Key>>,
+    /// How many are parked by themselves: mostly none, and then no report need look.
+    by_itself: usize,
 }
 
 /// What a claim brings.
@@ -102,10 +108,17 @@ impl Waiting {
     pub(crate) fn put(&mut self, member: &Member, class: Class, task: Task, place: u64, sending: Sending) {
         let key = (member.server.clone(), task.campaign.clone());
         let mut since = sending.at;
-        if let Some(known) = self.entries.get(&key)
+        if let Some(known) = self.entries.get_mut(&key)
             && known.task == task
         {
             if known.nonce >= sending.nonce {
+                return;
+            }
+            if known.place == place && known.class == class {
+                (known.nonce, known.claimed, known.verdict) = (sending.nonce, sending.at, sending.verdict);
+                if known.parked != Parked::Ready {
+                    self.park(&key, Parked::Ready);
+                }
                 return;
             }
             since = known.since;
@@ -114,6 +127,7 @@ impl Waiting {
         self.list(&class, place);
         self.order.insert(place, key.clone());
         self.stages.entry((class.campaign.clone(), class.stage)).or_default().insert(place);
+        self.places.insert(place);
         let entry = Entry {
             place,
             task,
@@ -138,6 +152,7 @@ impl Waiting {
                 self.stages.remove(&stage);
             }
         }
+        self.places.remove(entry.place);
         self.unlist(key, &entry);
     }
 
@@ -178,15 +193,20 @@ impl Waiting {
     }
 
     /// All claims, oldest first, parked ones included.
+    #[cfg(test)]
     pub(crate) fn oldest(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.order.values().filter_map(|key| self.entries.get(key).map(|entry| (key, entry)))
     }
 
-    /// How many ready claims of a class's campaign, stage and tier wait before a place: counted up to `most`, so that this
-    /// looks at no more than that.
-    pub(crate) fn count_before(&self, place: u64, class: &Class, most: usize) -> usize {
+    /// How many ready claims of a class's campaign, stage and tier wait before a place.
+    pub(crate) fn ready_before(&self, place: u64, class: &Class) -> usize {
         let of_tier = self.ready_in_tier.get(&(class.campaign.clone(), class.stage, class.tier));
-        of_tier.map_or(0, |places| places.range(..place).take(most).count())
+        of_tier.map_or(0, |places| places.before(place))
+    }
+
+    /// How many wait before a place, parked ones included.
+    pub(crate) fn before(&self, place: u64) -> usize {
+        self.places.before(place)
     }
 
     /// The oldest claims of the stages that are open, but for paused ones, oldest first, parked ones included.
@@ -227,7 +247,7 @@ impl Waiting {
                 self.by_group.entry(group.clone()).or_default().insert(key.clone());
             }
             (Parked::ByGroup, None) => unreachable!("only a group's member is parked by its group"),
-            (Parked::ByItself, _) => {}
+            (Parked::ByItself, _) => self.by_itself += 1,
         }
         self.entries.insert(key.clone(), entry);
     }
@@ -250,6 +270,9 @@ impl Waiting {
     /// There is news of a server: its claims are ready again. Whether any was parked by itself.
     pub(crate) fn wake_server(&mut self, server: &ServerId) -> bool {
         let mut woken = false;
+        if self.by_itself == 0 {
+            return woken;
+        }
         for key in self.keys_of(server) {
             if self.entries.get(&key).is_some_and(|entry| entry.parked == Parked::ByItself) {
                 self.park(&key, Parked::Ready);
@@ -270,7 +293,7 @@ impl Waiting {
     }
 
     fn keys_of(&self, server: &ServerId) -> Vec<Key> {
-        let from = self.entries.range((server.clone(), lowest_campaign())..);
+        let from = self.entries.range((server.clone(), LOWEST_CAMPAIGN.clone())..);
         from.map(|(key, _)| key).take_while(|(of, _)| of == server).cloned().collect()
     }
 
@@ -285,9 +308,19 @@ impl Waiting {
     fn unlist(&mut self, key: &Key, entry: &Entry) {
         match (entry.parked, &entry.group) {
             (Parked::Ready, _) => {
-                take_place(&mut self.ready, &entry.class, entry.place);
+                if let Some(places) = self.ready.get_mut(&entry.class) {
+                    places.remove(&entry.place);
+                    if places.is_empty() {
+                        self.ready.remove(&entry.class);
+                    }
+                }
                 let of_tier = (entry.class.campaign.clone(), entry.class.stage, entry.class.tier);
-                take_place(&mut self.ready_in_tier, &of_tier, entry.place);
+                if let Some(places) = self.ready_in_tier.get_mut(&of_tier) {
+                    places.remove(entry.place);
+                    if places.is_empty() {
+                        self.ready_in_tier.remove(&of_tier);
+                    }
+                }
             }
             (Parked::ByGroup, Some(group)) => {
                 if let Some(keys) = self.by_group.get_mut(group) {
@@ -297,22 +330,11 @@ impl Waiting {
                     }
                 }
             }
-            (Parked::ByGroup, None) | (Parked::ByItself, _) => {}
-        }
-    }
-}
-
-/// Takes a place out of a list of many, and the list with its last place.
-fn take_place<K: Ord>(lists: &mut BTreeMap<K, BTreeSet<u64>>, of: &K, place: u64) {
-    if let Some(places) = lists.get_mut(of) {
-        places.remove(&place);
-        if places.is_empty() {
-            lists.remove(of);
+            (Parked::ByGroup, None) => {}
+            (Parked::ByItself, _) => self.by_itself -= 1,
         }
     }
 }
 
 /// A campaign id that sorts before every other: ids begin with a letter or a digit, and `0` is the first.
-fn lowest_campaign() -> CampaignId {
-    CampaignId::new("0").expect("0 is an id")
-}
+static LOWEST_CAMPAIGN: LazyLock<CampaignId> = LazyLock::new(|| CampaignId::new("0").expect("0 is an id"));
