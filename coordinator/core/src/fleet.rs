@@ -3,7 +3,7 @@
 //! Owns [`Fleet`]: one bounded record a server. Main invariant: nothing here outlives the coordinator's life,
 //! so a server is unheard until it has reported in this one (DESIGN 9, rule 7); old news changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
@@ -11,6 +11,7 @@ use lunar_common::message::{CampaignStatus, Report};
 use lunar_common::time::Moment;
 
 use crate::config::Config;
+use crate::roll::Roll;
 
 /// Campaigns kept of one report: more than run at once; the rest is history.
 const CAMPAIGNS_PER_SERVER_MAX: usize = 16;
@@ -18,7 +19,7 @@ const CAMPAIGNS_PER_SERVER_MAX: usize = 16;
 /// The fleet's own words.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fleet {
-    seen: BTreeMap<ServerId, Seen>,
+    seen: Roll<ServerId, Seen>,
     /// Servers that count and were not heard in this life.
     pub(crate) unheard: BTreeSet<ServerId>,
 }

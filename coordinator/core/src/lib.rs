@@ -16,6 +16,7 @@ pub mod why;
 
 mod fleet;
 mod ledger;
+mod roll;
 mod state;
 mod timers;
 

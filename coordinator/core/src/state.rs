@@ -24,6 +24,7 @@ use crate::campaign::rules::{Labels, Picks, Rules};
 use crate::campaign::stage::{Candidate, Ending, Stages};
 use crate::event::{EventBody, Evidence, Member, Task, Terms};
 use crate::ledger::lease::Lease;
+use crate::roll::Roll;
 use crate::view::OutcomeCounts;
 
 /// The durable state.
@@ -34,8 +35,8 @@ pub(crate) struct State {
     pub(crate) fence: Fence,
     /// The log was found to be older than what was once granted, and not everyone has reported since.
     pub(crate) restored: bool,
-    pub(crate) servers: BTreeMap<ServerId, Server>,
-    pub(crate) keys: BTreeMap<PeerKey, ServerId>,
+    pub(crate) servers: Roll<ServerId, Server>,
+    pub(crate) keys: Roll<PeerKey, ServerId>,
     pub(crate) campaigns: BTreeMap<CampaignId, Campaign>,
     /// Rules of plans that come with the next event of their campaign.
     pub(crate) rules_next: BTreeMap<CampaignId, (DocumentHash, Rules)>,

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::time::Moment;
 
+use crate::roll::Roll;
+
 /// Why the coordinator wants to wake up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
@@ -26,25 +28,56 @@ pub enum Timer {
 /// Deadlines by timer, and timers by deadline.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Timers {
+    of_servers: Roll<ServerId, OfServer>,
+    /// All others.
     armed: BTreeMap<Timer, Moment>,
     due: BTreeSet<(Moment, Timer)>,
+}
+
+/// The deadlines of one server. Most have one at any time, which moves with each report.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfServer {
+    lease: Option<Moment>,
+    silence: Option<Moment>,
 }
 
 impl Timers {
     pub(crate) fn arm(&mut self, timer: Timer, at: Moment) {
         self.disarm(&timer);
-        self.due.insert((at, timer.clone()));
-        self.armed.insert(timer, at);
+        match &timer {
+            Timer::Lease(server) => self.of_server(server).lease = Some(at),
+            Timer::Silence(server) => self.of_server(server).silence = Some(at),
+            Timer::Announce | Timer::Hold | Timer::Gate(..) => {
+                self.armed.insert(timer.clone(), at);
+            }
+        }
+        self.due.insert((at, timer));
     }
 
     pub(crate) fn disarm(&mut self, timer: &Timer) {
-        if let Some(at) = self.armed.remove(timer) {
+        if let Some(at) = self.take(timer) {
             self.due.remove(&(at, timer.clone()));
         }
     }
 
     pub(crate) fn at(&self, timer: &Timer) -> Option<Moment> {
-        self.armed.get(timer).copied()
+        match timer {
+            Timer::Lease(server) => self.of_servers.get(server)?.lease,
+            Timer::Silence(server) => self.of_servers.get(server)?.silence,
+            Timer::Announce | Timer::Hold | Timer::Gate(..) => self.armed.get(timer).copied(),
+        }
+    }
+
+    fn take(&mut self, timer: &Timer) -> Option<Moment> {
+        match timer {
+            Timer::Lease(server) => self.of_servers.get_mut(server)?.lease.take(),
+            Timer::Silence(server) => self.of_servers.get_mut(server)?.silence.take(),
+            Timer::Announce | Timer::Hold | Timer::Gate(..) => self.armed.remove(timer),
+        }
+    }
+
+    fn of_server(&mut self, server: &ServerId) -> &mut OfServer {
+        self.of_servers.get_or_default(server)
     }
 
     pub(crate) fn next(&self) -> Option<Moment> {
@@ -58,7 +91,7 @@ impl Timers {
             return None;
         }
         let (_, timer) = self.due.pop_first()?;
-        self.armed.remove(&timer);
+        self.take(&timer);
         Some(timer)
     }
 }

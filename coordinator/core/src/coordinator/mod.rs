@@ -305,8 +305,8 @@ impl Coordinator {
 
     /// After every input: what has become possible is done at once.
     fn settle(&mut self, now: Now) {
-        let held_back = self.timers.at(&Timer::Hold).is_some();
-        if self.state.restored && self.fleet.unheard.is_empty() && !held_back {
+        let held_back = || self.timers.at(&Timer::Hold).is_some();
+        if self.state.restored && self.fleet.unheard.is_empty() && !held_back() {
             self.record(EventBody::Recovered { epoch: self.state.epoch });
         }
         self.pause_what_is_due();
