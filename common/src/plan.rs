@@ -22,7 +22,7 @@ pub use stop::{
 };
 
 pub use crate::document::Problem as PlanProblem;
-use crate::enrolment::Enrolment;
+use crate::enrolment::{Enrolment, Role};
 use crate::health::Probe;
 use crate::ids::{
     ArtifactId, ArtifactName, CampaignId, ClusterId, FleetId, Generation, GroupId, KeyName, ServerId,
@@ -120,25 +120,50 @@ impl Select {
     /// Whether a machine is one of them. Coordinators and origins never are.
     #[must_use]
     pub fn matches(&self, machine: &Enrolment) -> bool {
-        InventoryServer::of(machine).is_some_and(|server| self.takes(&server))
+        let Enrolment { server, tier, site, cluster, service, group, labels, .. } = machine;
+        machine.role == Role::Agent
+            && self.lists(&Asked {
+                server,
+                tier: *tier,
+                site,
+                cluster,
+                service,
+                group: group.as_ref(),
+                labels,
+            })
     }
 
     /// Whether a server is one of them.
     #[must_use]
     pub fn takes(&self, server: &InventoryServer) -> bool {
+        let InventoryServer { server, tier, site, cluster, service, group, labels } = server;
+        self.lists(&Asked { server, tier: *tier, site, cluster, service, group: group.as_ref(), labels })
+    }
+
+    fn lists(&self, asked: &Asked<'_>) -> bool {
         fn listed<T: Ord>(list: &BTreeSet<T>, value: &T) -> bool {
             list.is_empty() || list.contains(value)
         }
-        listed(&self.tiers, &server.tier)
-            && listed(&self.sites, &server.site)
-            && listed(&self.clusters, &server.cluster)
-            && listed(&self.services, &server.service)
-            && (self.groups.is_empty()
-                || server.group.as_ref().is_some_and(|group| self.groups.contains(group)))
-            && labels_match(&self.labels, &server.labels)
-            && listed(&self.servers, &server.server)
-            && !self.except.contains(&server.server)
+        listed(&self.tiers, &asked.tier)
+            && listed(&self.sites, asked.site)
+            && listed(&self.clusters, asked.cluster)
+            && listed(&self.services, asked.service)
+            && (self.groups.is_empty() || asked.group.is_some_and(|group| self.groups.contains(group)))
+            && labels_match(&self.labels, asked.labels)
+            && listed(&self.servers, asked.server)
+            && !self.except.contains(asked.server)
     }
+}
+
+/// All that a selection asks of a server. Asked after each event of each agent: nothing is copied.
+struct Asked<'a> {
+    server: &'a ServerId,
+    tier: Tier,
+    site: &'a SiteId,
+    cluster: &'a ClusterId,
+    service: &'a ServiceId,
+    group: Option<&'a GroupId>,
+    labels: &'a BTreeMap<String, String>,
 }
 
 /// Whether a machine's labels have, for each name wanted, one of the values wanted.

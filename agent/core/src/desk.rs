@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use lunar_common::document::Verified;
 use lunar_common::enrolment::Enrolment;
-use lunar_common::ids::{CampaignId, DocumentHash};
+use lunar_common::ids::CampaignId;
 use lunar_common::message::Transition;
 use lunar_common::phase::Phase;
 use lunar_common::plan::Plan;
-use lunar_common::time::Now;
+use lunar_common::time::{Now, WallTime};
 use lunar_common::trust::TrustState;
 
 use crate::effect::{Effect, Record};
@@ -37,13 +37,25 @@ pub(crate) struct Desk {
     pub(crate) timers: Timers,
     /// Whether there is news that the coordinator has not been sent.
     pub(crate) news: bool,
+    /// Until when no other plan is taken up, unless the journal or what people signed changes. A fleet has hundreds of
+    /// events that change neither for each one that does.
+    pub(crate) chosen_until: Option<WallTime>,
     effects: VecDeque<Effect>,
     asks: u64,
 }
 
 impl Desk {
     pub(crate) fn new(me: Arc<Verified<Enrolment>>, trust: TrustState, journal: Journal) -> Self {
-        Self { me, trust, journal, timers: Timers::default(), news: false, effects: VecDeque::new(), asks: 0 }
+        Self {
+            me,
+            trust,
+            journal,
+            timers: Timers::default(),
+            news: false,
+            chosen_until: None,
+            effects: VecDeque::new(),
+            asks: 0,
+        }
     }
 
     /// A machine was enrolled; its record in `trust` is the caller's to make durable. This server's own is what
@@ -73,12 +85,14 @@ impl Desk {
 
     /// Makes the journal as it is now durable before anything queued later.
     pub(crate) fn persist(&mut self) {
+        self.chosen_until = None;
         let journal = Box::new(self.journal.clone());
         self.emit(Effect::Persist(Record::Journal(journal)));
     }
 
     /// Makes what people signed durable, and shows it to the mesh.
     pub(crate) fn persist_trust(&mut self) {
+        self.chosen_until = None;
         let snapshot = Box::new(self.trust.snapshot());
         self.emit(Effect::Persist(Record::Trust(snapshot)));
         self.emit(Effect::TrustChanged);
@@ -86,13 +100,13 @@ impl Desk {
 
     /// The plan that the campaign under way goes by, if it is still known.
     pub(crate) fn active_plan(&self) -> Option<Arc<Verified<Plan>>> {
-        let active = self.journal.active.as_ref()?;
-        self.plan(&active.campaign, active.plan)
+        self.active_plan_held().cloned()
     }
 
-    /// A plan by its campaign and hash.
-    pub(crate) fn plan(&self, campaign: &CampaignId, hash: DocumentHash) -> Option<Arc<Verified<Plan>>> {
-        self.trust.plan(campaign).filter(|plan| plan.hash() == hash).cloned()
+    /// The same, to look at only.
+    pub(crate) fn active_plan_held(&self) -> Option<&Arc<Verified<Plan>>> {
+        let active = self.journal.active.as_ref()?;
+        self.trust.plan(&active.campaign).filter(|plan| plan.hash() == active.plan)
     }
 
     /// Where the campaign under way is.

@@ -14,7 +14,7 @@ use lunar_common::lease::{ClaimAnswer, Grant};
 use lunar_common::message::{BytesBySource, HeldLease};
 use lunar_common::phase::Phase;
 use lunar_common::plan::Plan;
-use lunar_common::time::{Moment, Now};
+use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{Accepted, TrustState};
 use lunar_common::wire::Signed;
 use serde::{Deserialize, Serialize};
@@ -310,20 +310,35 @@ impl Node {
     /// Takes up the oldest plan that selects this server and is not done here. One that was taken up and can
     /// start no more gives way to it.
     fn choose(&mut self, now: Now) {
+        let time = self.desk.trust.trusted_time(now.wall);
+        if self.desk.chosen_until.is_some_and(|until| time < until) {
+            return;
+        }
         let hindrance = self.hindrance(now);
         let desk = &mut self.desk;
         if desk.journal.active.is_some() && hindrance.is_none() {
+            // Once the server is down, nothing but its own journal ends that.
+            let expires = desk.active_plan_held().map(|plan| plan.expires);
+            desk.chosen_until = if desk.is_down() { Some(WallTime(i64::MAX)) } else { expires };
             return;
         }
         let finished = &desk.journal.finished;
+        let is_over =
+            |plan: &Verified<Plan>| finished.get(&plan.campaign).is_some_and(|end| end.plan == plan.hash());
         let plan = desk
             .trust
             .plans()
-            .filter(|plan| may_begin(plan, desk, now))
-            .filter(|plan| finished.get(&plan.campaign).is_none_or(|end| end.plan != plan.hash()))
+            .filter(|plan| !is_over(plan) && may_begin(plan, desk, now))
             .min_by_key(|plan| (plan.issued, plan.campaign.clone()))
             .cloned();
-        let Some(plan) = plan else { return };
+        let Some(plan) = plan else {
+            // What has expired may not have, by a clock that is put right.
+            let for_nobody = |plan: &Verified<Plan>| is_over(plan) || !plan.select.matches(&desk.me);
+            if desk.journal.active.is_none() && desk.trust.plans().all(|plan| for_nobody(plan)) {
+                desk.chosen_until = Some(WallTime(i64::MAX));
+            }
+            return;
+        };
         if let Some(cause) = hindrance {
             self.upgrade.give_up(desk, cause, now);
         }
@@ -352,9 +367,9 @@ impl Node {
         if self.desk.journal.active.is_none() || self.desk.is_down() {
             return None;
         }
-        match self.desk.active_plan() {
+        match self.desk.active_plan_held() {
             None => Some("its plan was dropped to make room for others"),
-            Some(plan) if !may_begin(&plan, &self.desk, now) => {
+            Some(plan) if !may_begin(plan, &self.desk, now) => {
                 Some("its plan has expired or does not select this server any more, and another one waits")
             }
             Some(_) => None,
@@ -366,7 +381,7 @@ impl Node {
     fn met(&mut self, machine: &Verified<Enrolment>, now: Now) {
         let group = &self.desk.me.group;
         let mine = group.is_some() && machine.group == *group;
-        if machine.role != Role::Coordinator && !mine {
+        if machine.role != Role::Coordinator && !mine || self.desk.trust.holds(machine) {
             return;
         }
         match self.desk.trust.accept(machine.document(), now.wall) {

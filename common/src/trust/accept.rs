@@ -172,7 +172,7 @@ impl TrustState {
             if met.is_empty() {
                 reset.push(Counted::Plan(campaign.clone()));
             }
-            self.plans.insert(campaign, HeldPlan { plan: held.plan, met });
+            self.plans.insert(campaign, HeldPlan { plan: held.plan, met: met.into() });
         }
         for (server, enrolment) in std::mem::take(&mut self.enrolments) {
             let reach = Reach::Server(enrolment.tier, &enrolment.site);
@@ -282,7 +282,7 @@ impl TrustState {
             self.make_room_for_a_plan(wall)?;
         }
         let plan = Arc::new(plan);
-        self.plans.insert(plan.campaign.clone(), HeldPlan { plan: Arc::clone(&plan), met });
+        self.plans.insert(plan.campaign.clone(), HeldPlan { plan: Arc::clone(&plan), met: met.into() });
         self.take(counted, plan.generation.0, plan.issued, wall);
         Ok(Accepted::Plan(plan))
     }

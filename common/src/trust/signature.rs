@@ -5,6 +5,7 @@
 //! touch: stock tools do not check that. Refuses every algorithm that the trust root refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig};
@@ -95,9 +96,9 @@ pub(super) struct Signatures {
     pub(super) defects: Vec<(usize, SignatureDefect)>,
 }
 
-/// The keys of one trust root, parsed once.
+/// The keys of one trust root, parsed once. Copies of a trust state share them.
 #[derive(Debug, Clone)]
-pub(super) struct KeyRing(BTreeMap<KeyData, BTreeSet<KeyName>>);
+pub(super) struct KeyRing(Arc<BTreeMap<KeyData, BTreeSet<KeyName>>>);
 
 impl KeyRing {
     /// The keys of a root that passed its checks.
@@ -108,7 +109,7 @@ impl KeyRing {
                 ring.entry(key).or_default().insert(name.clone());
             }
         }
-        Self(ring)
+        Self(Arc::new(ring))
     }
 
     /// Checks each signature by itself. At most [`SIGNATURES_MAX`] are looked at.

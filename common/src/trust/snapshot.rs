@@ -140,7 +140,7 @@ impl TrustState {
                 if !met.is_empty() {
                     self.floors.insert(Counted::Plan(plan.campaign.clone()), plan.generation.0);
                 }
-                self.plans.insert(plan.campaign.clone(), HeldPlan { plan, met });
+                self.plans.insert(plan.campaign.clone(), HeldPlan { plan, met: met.into() });
                 Ok(())
             }
             Kind::Halt => {

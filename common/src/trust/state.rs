@@ -79,7 +79,7 @@ pub struct TrustState {
 #[derive(Debug, Clone)]
 pub(super) struct HeldPlan {
     pub(super) plan: Arc<Verified<Plan>>,
-    pub(super) met: Vec<TrustRole>,
+    pub(super) met: Arc<[TrustRole]>,
 }
 
 /// The latest halt and the latest resume of one scope.
@@ -208,6 +208,12 @@ impl TrustState {
     #[must_use]
     pub fn machine_named(&self, server: &ServerId) -> Option<&Arc<Verified<Enrolment>>> {
         self.enrolments.get(server).filter(|enrolment| !self.revoked.contains(&enrolment.key))
+    }
+
+    /// Whether just this enrolment is in force here: whoever shows it again shows nothing new.
+    #[must_use]
+    pub fn holds(&self, enrolment: &Verified<Enrolment>) -> bool {
+        self.machine_named(&enrolment.server).is_some_and(|held| held.hash() == enrolment.hash())
     }
 
     /// All members known, by name.

@@ -96,6 +96,7 @@ impl Upgrade {
             // Only enrolments were asked for: whatever else people signed comes by the node's own gate, which
             // acts upon it. A bad one proves nobody: it is left out, and the check asks those that remain.
             if document.kind == Kind::Enrolment
+                && !desk.trust.machines().any(|known| **known.document() == *document)
                 && let Ok(Accepted::Enrolment(machine)) = desk.trust.accept(document, now.wall)
             {
                 desk.enrolled(&machine);
