@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 use lunar_simulations::{Options, QueueKind, Scenario, World};
 
+/// Seeds of the world of a hundred servers, each with every kind of fault.
+const HUNDREDS: u64 = 20;
+
 /// Seconds of processor time of this process so far.
 fn cpu_s() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -74,6 +77,25 @@ fn main() {
         println!(
             "small: {:.1} ms a seed",
             (cpu_s() - before) * 1e3 / f64::from(u32::try_from(count).unwrap_or(1))
+        );
+    }
+    if is_wanted("hundred") {
+        let hundred = scenario("hundred");
+        let before = cpu_s();
+        let (mut events, mut broken) = (0, 0);
+        for seed in 1..=HUNDREDS {
+            match World::new(Options::of(hundred.clone(), seed)).run() {
+                Ok(outcome) => events += outcome.events,
+                Err(violation) => {
+                    broken += 1;
+                    println!("hundred: seed {seed}: {violation}");
+                }
+            }
+        }
+        println!(
+            "hundred: {:.1} ms and {} events a seed, {broken} of {HUNDREDS} broken",
+            (cpu_s() - before) * 1e3 / f64::from(u32::try_from(HUNDREDS).unwrap_or(1)),
+            events / HUNDREDS,
         );
     }
     for name in ["moon-1k", "moon-10k", "thin-link-2gb", "moon-100k"] {

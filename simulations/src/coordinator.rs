@@ -296,7 +296,8 @@ impl World {
         let asking = trust.machine_named(&self.servers[caller.server].name);
         let wanted = asking.and_then(|machine| machine.group.clone());
         // By the seats, which is faster, for as long as everyone is enrolled as they stand.
-        let anyone: Vec<usize> = if self.servers.iter().any(|server| server.group_is_wrong) {
+        let again = &self.papers.enrolments;
+        let anyone: Vec<usize> = if again.keys().any(|server| self.servers[*server].group_is_wrong) {
             (0..self.servers.len()).collect()
         } else {
             seat.group.map_or_else(Vec::new, |group| self.groups[group].clone())
@@ -350,12 +351,16 @@ impl World {
 
     pub(crate) fn carry_out_coordinator(&mut self) {
         let core = self.host.core.as_mut().expect("its effects are carried out while it is up");
-        let mut effects: Vec<Effect> = std::iter::from_fn(|| core.poll_effect()).collect();
+        let mut turned = Vec::new();
         if self.options.mutant == Some(Mutant::AnswersBeforeDurable) {
             // Stable: what leaves first, the events last.
-            effects.sort_by_key(|effect| matches!(effect, Effect::Append(_)));
+            turned.extend(std::iter::from_fn(|| core.poll_effect()));
+            turned.sort_by_key(|effect| matches!(effect, Effect::Append(_)));
         }
-        for effect in effects {
+        let mut turned = turned.into_iter();
+        while let Some(effect) =
+            turned.next().or_else(|| self.host.core.as_mut().and_then(Coordinator::poll_effect))
+        {
             let (before, after) = match effect {
                 Effect::Append(_) => (CoordinatorEdge::BeforeAppend, CoordinatorEdge::AfterAppend),
                 Effect::Answer { .. } | Effect::Push { .. } | Effect::Announce { .. } => {

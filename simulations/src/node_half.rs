@@ -30,6 +30,7 @@ impl World {
         if self.servers[server].node.is_none() {
             self.note_of(server, "node up");
             self.servers[server].start_node(&self.documents, self.at_ms);
+            self.truth.touched.push(server);
             self.check_generation(server);
             self.lagging.insert(server);
             self.swarm_returns(server);
@@ -87,7 +88,7 @@ impl World {
     }
 
     pub(crate) fn carry_out_node(&mut self, server: usize) {
-        self.truth.touched.push(server);
+        self.truth.acted.push(server);
         while let Some(effect) = self.servers[server].node.as_mut().and_then(|node| node.poll_effect()) {
             if let Some(crash) = CrashAt::passes(&mut self.servers[server].node_crash, ProcessEdge::Effect) {
                 return self.kill_node(server, crash.for_ms);

@@ -27,6 +27,7 @@ impl World {
         }
         self.note_of(server, "applier up");
         self.servers[server].start_applier(&self.documents, self.at_ms);
+        self.truth.touched.push(server);
         let _ = self.carry_out_applier(server);
     }
 

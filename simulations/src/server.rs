@@ -30,22 +30,40 @@ pub(crate) struct Asker {
 
 /// The times at which a half is woken, each of which has one event in the queue. A deadline that moves on leaves its
 /// alarm where it was: it wakes the half a little early, and serves for the deadlines after it.
-#[derive(Debug, Default)]
-pub(crate) struct Alarms(Vec<u64>);
+#[derive(Debug)]
+pub(crate) struct Alarms {
+    /// The first few, where nothing has to be followed to find them; [`NO_ALARM`] where there is none.
+    few: [u64; 3],
+    more: Vec<u64>,
+}
+
+const NO_ALARM: u64 = u64::MAX;
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self { few: [NO_ALARM; 3], more: Vec::new() }
+    }
+}
 
 impl Alarms {
     /// The half wants to be woken at this time: whether an event must be put into the queue for it.
     pub(crate) fn set(&mut self, at_ms: u64) -> bool {
-        let is_set = self.0.iter().any(|set| *set <= at_ms);
-        if !is_set {
-            self.0.push(at_ms);
+        if self.few.iter().chain(&self.more).any(|set| *set <= at_ms) {
+            return false;
         }
-        !is_set
+        match self.few.iter_mut().find(|set| **set == NO_ALARM) {
+            Some(free) => *free = at_ms,
+            None => self.more.push(at_ms),
+        }
+        true
     }
 
     /// An alarm rings.
     pub(crate) fn rang(&mut self, at_ms: u64) {
-        self.0.retain(|set| *set != at_ms);
+        for set in self.few.iter_mut().filter(|set| **set == at_ms) {
+            *set = NO_ALARM;
+        }
+        self.more.retain(|set| *set != at_ms);
     }
 }
 

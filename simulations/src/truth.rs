@@ -19,8 +19,10 @@ pub(crate) struct Truth {
     known: Vec<Known>,
     counts: Counts,
     limits: Limits,
-    /// Servers on which something happened in this event.
+    /// Servers on which something durable changed in this event, or of which a half came up or died.
     pub(crate) touched: Vec<usize>,
+    /// Servers whose network half did something in this event.
+    pub(crate) acted: Vec<usize>,
     /// Servers that have not come to an end.
     pub(crate) unsettled: usize,
 }
@@ -98,6 +100,7 @@ impl Truth {
                 group: most.group.get(),
             },
             touched: Vec::new(),
+            acted: Vec::new(),
             unsettled: seats.len(),
         }
     }

@@ -98,6 +98,8 @@ pub struct World {
     pub(crate) restored_floor: (Epoch, Fence),
     /// Servers whose lease a restored coordinator has forgotten.
     pub(crate) forgotten: BTreeSet<usize>,
+    /// Servers whose power is gone for good, and those that people put out.
+    pub(crate) lost: BTreeSet<usize>,
     pub(crate) truth: Truth,
     pub(crate) swarming: Swarming,
     pub(crate) earth_seen: invariants::s12_earth::Seen,
@@ -163,6 +165,7 @@ impl World {
             masked: BTreeSet::new(),
             restored_floor: (Epoch(0), Fence(0)),
             forgotten: BTreeSet::new(),
+            lost: BTreeSet::new(),
             checks: 0,
             trace: Trace::default(),
             violation: None,

@@ -116,6 +116,7 @@ impl World {
             self.servers[server].reboot(self.at_ms, false);
             self.swarm_dies(server);
             self.servers[server].gone = true;
+            self.lost.insert(server);
             self.check(server);
             self.sometimes.insert("a machine never came back");
         }

@@ -22,7 +22,8 @@ pub(crate) struct Papers {
     root: u64,
     revocations: u64,
     reaps: BTreeMap<usize, u64>,
-    enrolments: BTreeMap<usize, u64>,
+    /// Servers whose enrolment was given out again.
+    pub(crate) enrolments: BTreeMap<usize, u64>,
     /// Ends of pauses, and when the last one was given out, in milliseconds.
     resumes: u64,
     resumed_ms: u64,
@@ -71,6 +72,7 @@ impl World {
             return self.mask("most-machines-lost");
         }
         self.servers[server].revoked = true;
+        self.lost.insert(server);
         self.truth.touched.push(server);
         self.papers.revocations += 1;
         let keys = self.servers.iter().filter(|server| server.revoked);
@@ -131,11 +133,8 @@ impl World {
         if self.faulty {
             return;
         }
-        for server in 0..self.servers.len() {
+        for server in self.lost.clone() {
             let at = &self.servers[server];
-            if !at.gone && !at.revoked {
-                continue;
-            }
             let (name, gone, revoked) = (at.name.clone(), at.gone, at.revoked);
             let lease = self.host.ledger.held.get(&name).map(|held| held.0);
             if lease.is_none() && gone && !revoked {

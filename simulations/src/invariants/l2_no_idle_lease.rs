@@ -51,7 +51,7 @@ fn starved(world: &mut World) -> Option<Violation> {
         queued && server.node.is_some() && !server.gone && !server.revoked
     };
     // With machines still to be written off, slots are taken by them.
-    let taken = !world.host.ledger.held.is_empty() || world.servers.iter().any(|at| at.gone && !at.revoked);
+    let taken = !world.host.ledger.held.is_empty() || world.lost.iter().any(|at| !world.servers[*at].revoked);
     let waiting = if taken { None } else { world.servers.iter().find(waits).map(|at| at.number) };
     let Some(server) = waiting else {
         world.starved_since = None;

@@ -110,11 +110,15 @@ impl World {
             if self.truth.follow(server, &self.servers[server]) {
                 self.check(server);
             }
+        }
+        self.truth.touched = touched;
+        let mut acted = std::mem::take(&mut self.truth.acted);
+        for server in acted.drain(..) {
             if self.violation.is_none() {
                 self.violation = l3_not_stuck::check(self, server);
             }
         }
-        self.truth.touched = touched;
+        self.truth.acted = acted;
         if self.violation.is_none() {
             self.violation = l3_not_stuck::check_coordinator(self);
         }
