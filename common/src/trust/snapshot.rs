@@ -23,9 +23,11 @@ use crate::time::WallTime;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustSnapshot {
     /// The trust roots, from the anchor to the one in force.
-    roots: Vec<SignedDocument>,
+    #[serde(with = "shared")]
+    roots: Vec<Arc<SignedDocument>>,
     /// Everything else.
-    documents: Vec<SignedDocument>,
+    #[serde(with = "shared")]
+    documents: Vec<Arc<SignedDocument>>,
     /// The scopes whose halt is in force.
     halted: Vec<Option<CampaignId>>,
     /// The highest numbers taken.
@@ -38,7 +40,6 @@ impl TrustState {
     /// All that must survive a restart.
     #[must_use]
     pub fn snapshot(&self) -> TrustSnapshot {
-        let copy = |document: &Arc<SignedDocument>| SignedDocument::clone(document);
         let stops = || self.stops.values();
         let documents = self
             .enrolments
@@ -50,7 +51,7 @@ impl TrustState {
             .chain(stops().filter_map(|stop| stop.resume.as_ref().map(|resume| resume.document())))
             .chain(self.pauses_ended.values().map(|resume| resume.document()))
             .chain(self.reaps.values().map(|reap| reap.document()))
-            .map(copy)
+            .cloned()
             .collect();
         let stops_in_force = self
             .stops
@@ -59,7 +60,7 @@ impl TrustState {
             .map(|(scope, _)| scope.clone())
             .collect();
         TrustSnapshot {
-            roots: self.chain.iter().map(|root| copy(root.document())).collect(),
+            roots: self.chain.iter().map(|root| Arc::clone(root.document())).collect(),
             documents,
             halted: stops_in_force,
             floors: self.floors.iter().map(|(counted, number)| (counted.clone(), *number)).collect(),
@@ -74,10 +75,8 @@ impl TrustState {
     pub fn restore(snapshot: TrustSnapshot) -> Result<Self, Refusal> {
         let TrustSnapshot { roots, documents, halted, floors, time_floor } = snapshot;
         let mut roots = roots.into_iter();
-        let anchor = roots.next().unwrap_or(SignedDocument {
-            kind: Kind::TrustRoot,
-            body: Vec::new(),
-            signatures: Vec::new(),
+        let anchor = roots.next().unwrap_or_else(|| {
+            Arc::new(SignedDocument { kind: Kind::TrustRoot, body: Vec::new(), signatures: Vec::new() })
         });
         let mut state = Self::anchored(&anchor)?;
         for root in roots {
@@ -209,5 +208,28 @@ impl TrustState {
             let floor = self.floors.entry(counted).or_default();
             *floor = number.max(*floor);
         }
+    }
+}
+
+/// A document in a snapshot is the one that the state holds: written out like any other, and copied for nobody.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::document::SignedDocument;
+
+    pub(super) fn serialize<S: Serializer>(
+        documents: &[Arc<SignedDocument>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(documents.iter().map(Arc::as_ref))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Arc<SignedDocument>>, D::Error> {
+        let documents = Vec::<SignedDocument>::deserialize(deserializer)?;
+        Ok(documents.into_iter().map(Arc::new).collect())
     }
 }
