@@ -153,6 +153,7 @@ impl Host {
             machines: self.trust.machines().cloned().collect(),
             plans: self.trust.plans().cloned().collect(),
             halts: self.trust.halts().cloned().collect(),
+            resumes: self.trust.resumes_of_pauses().cloned().collect(),
         }
     }
 }

@@ -142,6 +142,11 @@ impl TrustState {
         self.stops.values().filter_map(Stop::in_force)
     }
 
+    /// The latest resume of each campaign's pauses, in force for what it names.
+    pub fn resumes_of_pauses(&self) -> impl Iterator<Item = &Arc<Verified<Resume>>> {
+        self.pauses_ended.values()
+    }
+
     /// The next free number of a counter: what to write into a new document.
     #[must_use]
     pub fn next_number(&self, counted: &Counted) -> u64 {

@@ -77,4 +77,6 @@ pub struct InForce {
     pub plans: Vec<Arc<Verified<Plan>>>,
     /// Halts that no resume has ended. One known before and not among them has ended.
     pub halts: Vec<Arc<Verified<Halt>>>,
+    /// The latest resume of each campaign's pauses.
+    pub resumes: Vec<Arc<Verified<Resume>>>,
 }

@@ -80,6 +80,7 @@ impl Fleet {
             machines: self.trust.machines().cloned().collect(),
             plans: vec![Arc::clone(&self.plan)],
             halts: halted.then(|| Arc::clone(&self.halt)).into_iter().collect(),
+            resumes: Vec::new(),
         }
     }
 

@@ -44,6 +44,10 @@ impl Coordinator {
             let reason = "resumed while the coordinator was down".to_owned();
             self.record(EventBody::Resumed { campaign, sequence, reason, signers: BTreeSet::new() });
         }
+        // It may have been taken in while the coordinator was down. What it names by its evidence, its signers have seen.
+        for resume in &in_force.resumes {
+            self.resume(resume);
+        }
     }
 
     pub(super) fn enrolled(&mut self, enrolment: &Verified<Enrolment>) {

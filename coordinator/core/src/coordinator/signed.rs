@@ -5,9 +5,10 @@
 
 use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::enrolment::{Enrolment, Role};
-use lunar_common::ids::{PeerKey, Sequence, ServerId};
+use lunar_common::ids::{LeaseId, PeerKey, Sequence, ServerId};
 use lunar_common::lease::Occupancy;
 use lunar_common::limits::Tier;
+use lunar_common::pause::{Anomaly, Pause, PauseScope};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{Accepted, TrustState};
 use ssh_key::private::Ed25519Keypair;
@@ -131,6 +132,7 @@ fn in_force(trust: &TrustState) -> InForce {
         machines: trust.machines().cloned().collect(),
         plans: trust.plans().cloned().collect(),
         halts: trust.halts().cloned().collect(),
+        resumes: trust.resumes_of_pauses().cloned().collect(),
     }
 }
 
@@ -181,6 +183,7 @@ fn name(event: &EventBody) -> &'static str {
         EventBody::PlanAccepted { .. } => "plan",
         EventBody::Halted { .. } => "halted",
         EventBody::Resumed { .. } => "resumed",
+        EventBody::Unpaused { .. } => "unpaused",
         other => panic!("no document leads to {other:?}"),
     }
 }
@@ -203,6 +206,31 @@ fn what_changed_while_the_coordinator_was_down_is_caught_up_with() {
     }
     assert_eq!(lives.start(&trust), ["started", "revoked", "rules", "plan", "resumed"]);
     assert_eq!(lives.takes_slot("b"), None);
+    assert_eq!(lives.start(&trust), ["started"]);
+}
+
+#[test]
+fn a_resume_of_a_pause_that_came_while_the_coordinator_was_down_ends_it_at_the_next_start() {
+    let mut trust = trust(&[enrolment("a", 1, 2), plan(1, 2)]);
+    let (mut lives, _) = Lives::first(&trust);
+    let pause = Pause {
+        campaign: "web-2".parse().unwrap(),
+        plan: lives.core.campaigns()[0].plan,
+        scope: PauseScope::Campaign,
+        server: id("a"),
+        lease: LeaseId(1),
+        anomaly: Anomaly::Storm { rolled_back: 5, of: 20, stop_at: 5 },
+    };
+    lives.log.push(EventBody::Paused { pause: pause.clone() });
+    assert_eq!(lives.start(&trust), ["started"]);
+    let text = format!(
+        "format = 1\nfleet = \"moon\"\ncampaign = \"web-2\"\nsequence = 1\nissued = \"{WALL}\"\n\
+         expires = \"{}\"\nreason = \"a bad disk\"\npauses = [\"{}\"]\n",
+        later(),
+        pause.id()
+    );
+    trust.accept(&signed(Kind::Resume, 2, &text), WALL).unwrap();
+    assert_eq!(lives.start(&trust), ["started", "unpaused"]);
     assert_eq!(lives.start(&trust), ["started"]);
 }
 
