@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use lunar_simulations::{Options, QueueKind, Scenario, World};
+use lunar_simulations::{Fault, Options, QueueKind, Scenario, World};
 
 /// Seeds of the world of a hundred servers, each with every kind of fault.
 const HUNDREDS: u64 = 20;
@@ -84,7 +84,7 @@ fn main() {
         let before = cpu_s();
         let (mut events, mut broken) = (0, 0);
         for seed in 1..=HUNDREDS {
-            match World::new(Options::of(hundred.clone(), seed)).run() {
+            match World::new(Options::of(hundred.clone(), seed).with(&Fault::ALL)).run() {
                 Ok(outcome) => events += outcome.events,
                 Err(violation) => {
                     broken += 1;
