@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
 use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, PauseId, Sequence, ServerId};
 use crate::time::WallTime;
@@ -106,11 +107,34 @@ pub struct SignedDocument {
 }
 
 impl SignedDocument {
+    /// A document signed by these keys, which are at hand: `lunar-host` signs with those that are not.
+    ///
+    /// # Errors
+    /// A key that cannot sign by itself: encrypted, in hardware, or of another algorithm than ed25519 and P-256.
+    pub fn sign<'a>(
+        kind: Kind,
+        body: impl Into<Vec<u8>>,
+        keys: impl IntoIterator<Item = &'a PrivateKey>,
+    ) -> Result<Self, ssh_key::Error> {
+        let body = body.into();
+        let signatures =
+            keys.into_iter().map(|key| armoured_signature(kind, &body, key)).collect::<Result<_, _>>()?;
+        Ok(Self { kind, body, signatures })
+    }
+
     /// The BLAKE3 of the body: the same whoever signed.
     #[must_use]
     pub fn hash(&self) -> DocumentHash {
         DocumentHash(*blake3::hash(&self.body).as_bytes())
     }
+}
+
+/// Signs exact bytes in OpenSSH's format (`PROTOCOL.sshsig`), in the kind's namespace.
+///
+/// # Errors
+/// As [`SignedDocument::sign`].
+pub fn armoured_signature(kind: Kind, body: &[u8], key: &PrivateKey) -> Result<String, ssh_key::Error> {
+    key.sign(kind.namespace(), HashAlg::Sha512, body)?.to_pem(LineEnding::LF)
 }
 
 /// A value whose document carried enough good signatures. Only [`crate::trust`] makes one.

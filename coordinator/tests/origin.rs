@@ -19,8 +19,8 @@ use lunar_transport::data_plane::{
 };
 use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig, MeshEvent};
 use lunar_transport::trust_gate::TrustGate;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -280,7 +280,5 @@ fn signed(kind: Kind, body: String) -> SignedDocument {
 }
 
 fn signed_by(person: &PrivateKey, kind: Kind, body: String) -> SignedDocument {
-    let signature = person.sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: body.into_bytes(), signatures }
+    SignedDocument::sign(kind, body, [person]).unwrap()
 }

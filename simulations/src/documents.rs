@@ -17,8 +17,8 @@ use lunar_common::plan::{LeaseTerms, Retry, Spread, StopRules};
 use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
 use serde::Serialize;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
 use crate::scenario::{Scenario, Seat};
 
@@ -306,10 +306,5 @@ pub(crate) fn signed(kind: Kind, body: &str) -> SignedDocument {
 }
 
 fn signed_by(signer: Signer, kind: Kind, body: &str) -> SignedDocument {
-    let signature = signer
-        .key()
-        .sign(kind.namespace(), HashAlg::Sha512, body.as_bytes())
-        .and_then(|signature| signature.to_pem(LineEnding::LF))
-        .expect("an ed25519 key signs anything");
-    SignedDocument { kind, body: body.as_bytes().to_vec(), signatures: vec![signature] }
+    SignedDocument::sign(kind, body, [&signer.key()]).expect("an ed25519 key signs anything")
 }

@@ -22,8 +22,8 @@ use lunar_common::trust::TrustState;
 use lunar_transport::data_plane::{ChunkSource, DataPlane, DataPlaneConfig, Link, PlaneLimits, SourceError};
 use lunar_transport::gate::public_key;
 use lunar_transport::trust_gate::TrustGate;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use tokio::sync::mpsc;
 
 /// How long a whole test may hang before it counts as stuck. Nothing is measured against it.
@@ -175,9 +175,7 @@ fn signed(kind: Kind, body: String) -> SignedDocument {
 }
 
 fn signed_by(person: &PrivateKey, kind: Kind, body: String) -> SignedDocument {
-    let signature = person.sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: body.into_bytes(), signatures }
+    SignedDocument::sign(kind, body, [person]).unwrap()
 }
 
 /// An artifact of incompressible bytes in a directory of its own.

@@ -15,10 +15,10 @@ use std::process::{Command, Stdio};
 
 use ed25519_dalek::SigningKey;
 use lunar_common::bounds::SIGNATURE_BYTES_MAX;
-use lunar_common::document::Kind;
+use lunar_common::document::{Kind, armoured_signature};
 use lunar_common::ids::PeerKey;
 use ssh_key::private::{Ed25519Keypair, KeypairData};
-use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey};
+use ssh_key::{LineEnding, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Failure};
@@ -181,9 +181,7 @@ pub fn public(path: &Path) -> Result<PublicKey, KeyError> {
 pub fn sign_document(kind: Kind, body: &[u8], key: &Path) -> Result<String, KeyError> {
     match read_private(key) {
         Ok(private) if !private.is_encrypted() && private.algorithm() == ssh_key::Algorithm::Ed25519 => {
-            private
-                .sign(kind.namespace(), HashAlg::Sha512, body)
-                .and_then(|signature| signature.to_pem(LineEnding::LF))
+            armoured_signature(kind, body, &private)
                 .map_err(|source| KeyError::Sign { path: key.to_owned(), source })
         }
         // A public half, a passphrase or another algorithm: OpenSSH's own business.

@@ -11,7 +11,7 @@ use ssh_key::public::{Ed25519PublicKey, KeyData, SkEd25519};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, Signature, SshSig};
 
 use super::TrustState;
-use crate::document::{Kind, SignedDocument};
+use crate::document::{Kind, SignedDocument, armoured_signature};
 use crate::time::WallTime;
 
 /// 2026-11-21T08:00:00Z, when these documents are made.
@@ -32,12 +32,12 @@ pub(super) fn public_line(key: &PrivateKey) -> String {
 }
 
 pub(super) fn armoured(kind: Kind, body: &[u8], key: &PrivateKey) -> String {
-    key.sign(kind.namespace(), HashAlg::Sha512, body).unwrap().to_pem(LineEnding::LF).unwrap()
+    armoured_signature(kind, body, key).unwrap()
 }
 
 pub(super) fn signed(kind: Kind, body: &str, keys: &[u8]) -> SignedDocument {
-    let signatures = keys.iter().map(|number| armoured(kind, body.as_bytes(), &key(*number))).collect();
-    SignedDocument { kind, body: body.as_bytes().to_vec(), signatures }
+    let keys: Vec<PrivateKey> = keys.iter().map(|number| key(*number)).collect();
+    SignedDocument::sign(kind, body, &keys).unwrap()
 }
 
 /// The public half of a hardware key with this seed.

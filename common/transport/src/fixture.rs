@@ -10,8 +10,8 @@ use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::{FleetId, PeerKey};
 use lunar_common::time::WallTime;
 use lunar_common::trust::{Refusal, TrustState};
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use tokio::sync::watch;
 
 use crate::gate::{Gate, Hello, Life};
@@ -138,7 +138,5 @@ fn root(fleet: &FleetId, version: u64, [alice, bob]: [&PrivateKey; 2], enrollers
 }
 
 fn sign(signer: &PrivateKey, kind: Kind, body: String) -> SignedDocument {
-    let signature = signer.sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: body.into_bytes(), signatures }
+    SignedDocument::sign(kind, body, [signer]).unwrap()
 }

@@ -19,8 +19,8 @@ use lunar_common::trust::TrustState;
 use lunar_host::{documents, keys};
 use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig, MeshEvent};
 use lunar_transport::trust_gate::TrustGate;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -237,9 +237,7 @@ pub fn revocation(numbers: &[u8]) -> SignedDocument {
 }
 
 pub fn signed(kind: Kind, body: String, by: u8) -> SignedDocument {
-    let signature = person(by).sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: body.into_bytes(), signatures }
+    SignedDocument::sign(kind, body, [&person(by)]).unwrap()
 }
 
 fn person(number: u8) -> PrivateKey {

@@ -15,8 +15,8 @@ use lunar_common::plan::{Plan, StopRules};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{Accepted, TrustState};
 use lunar_coordinator_core::input::InForce;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
 /// Most servers.
 pub(super) const SERVERS: usize = 4;
@@ -153,9 +153,5 @@ fn ann() -> PrivateKey {
 }
 
 fn signed(kind: Kind, body: &str) -> SignedDocument {
-    let signature = ann()
-        .sign(kind.namespace(), HashAlg::Sha512, body.as_bytes())
-        .and_then(|signature| signature.to_pem(LineEnding::LF))
-        .expect("an ed25519 key signs anything");
-    SignedDocument { kind, body: body.as_bytes().to_vec(), signatures: vec![signature] }
+    SignedDocument::sign(kind, body, [&ann()]).expect("an ed25519 key signs anything")
 }

@@ -15,8 +15,8 @@ use lunar_common::limits::Tier;
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::TrustState;
 use lunar_common::wire::Signed;
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
 /// 2026-11-21T08:00:00Z, when these documents are made.
 pub const WALL: WallTime = WallTime(1_795_248_000);
@@ -68,9 +68,7 @@ pub fn campaign() -> CampaignId {
 
 /// A document with ann's signature.
 pub fn signed(kind: Kind, body: &str) -> SignedDocument {
-    let signature = ann().sign(kind.namespace(), HashAlg::Sha512, body.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: body.as_bytes().to_vec(), signatures }
+    SignedDocument::sign(kind, body, [&ann()]).unwrap()
 }
 
 /// The trust root: ann may sign everything.

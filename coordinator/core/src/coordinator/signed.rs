@@ -11,8 +11,8 @@ use lunar_common::limits::Tier;
 use lunar_common::pause::{Anomaly, Pause, PauseScope};
 use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::trust::{Accepted, TrustState};
+use ssh_key::PrivateKey;
 use ssh_key::private::Ed25519Keypair;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
 use super::rig::{appended, id};
 use crate::config::Config;
@@ -31,9 +31,7 @@ fn later() -> WallTime {
 
 fn signed(kind: Kind, signer: u8, text: &str) -> SignedDocument {
     let key = PrivateKey::from(Ed25519Keypair::from_seed(&[signer; 32]));
-    let signature = key.sign(kind.namespace(), HashAlg::Sha512, text.as_bytes()).unwrap();
-    let signatures = vec![signature.to_pem(LineEnding::LF).unwrap()];
-    SignedDocument { kind, body: text.as_bytes().to_vec(), signatures }
+    SignedDocument::sign(kind, text, [&key]).unwrap()
 }
 
 /// A machine's key: which one does not matter, as long as it is a sound one of its own.
