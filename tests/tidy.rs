@@ -40,7 +40,7 @@ const TOP: &[&str] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("common", &["bincode", "blake3", "ed25519-dalek", "jiff", "serde", "ssh-key", "thiserror", "toml"]),
     ("agent/core", &["blake3", "lunar-common", "serde", "thiserror"]),
-    ("coordinator/core", &["blake3", "lunar-common", "serde", "thiserror"]),
+    ("coordinator/core", &["blake3", "indexmap", "lunar-common", "rustc-hash", "serde", "thiserror"]),
 ];
 
 /// Which of our crates each shell may know: never a core of the other side, never the other shell.

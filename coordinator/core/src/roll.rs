@@ -1,77 +1,42 @@
 //! What is kept of each of many: looked up at once, gone through in order.
 //!
-//! Owns [`Roll`]. Main invariant: every entry is in `order` once and in `table` once, under its own key; going through
-//! them follows the order of the keys alone, so that nothing that is decided depends on where an entry lies. A report
-//! looks up its server a dozen times among ten thousand: an ordered map takes some fifteen comparisons each time, in
-//! memory that nobody has touched since the last report. Taking an entry out is rare here, and costs as much as the
-//! roll is long.
+//! Owns [`Roll`]. Main invariant: `order` has the keys of `entries`, each once; going through them follows the order of the
+//! keys alone, so that nothing that is decided depends on where an entry lies. A report looks up its server a dozen
+//! times among ten thousand: an ordered map takes some fifteen comparisons each time, in memory that nobody has touched
+//! since the last report. The hash is a fast one that whoever chooses keys can fool, and people sign every key here.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::Index;
 
-use lunar_common::ids::{PeerKey, ServerId};
-
-/// A key of a roll.
-pub(crate) trait RollKey: Ord + Clone {
-    /// Where to look first: the same for equal keys, and spread over all numbers for others.
-    fn spot(&self) -> u64;
-}
-
-impl RollKey for ServerId {
-    fn spot(&self) -> u64 {
-        mix(self.as_str().as_bytes())
-    }
-}
-
-impl RollKey for PeerKey {
-    fn spot(&self) -> u64 {
-        mix(&self.0)
-    }
-}
-
-/// FNV over words of eight bytes, and a last turn that brings all of it into the high bits.
-fn mix(bytes: &[u8]) -> u64 {
-    let mut mixed = 0xcbf2_9ce4_8422_2325;
-    for part in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..part.len()].copy_from_slice(part);
-        mixed = (mixed ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed ^= mixed >> 32;
-    }
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// No entry.
-const NOBODY: u32 = u32::MAX;
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 
 /// Entries by key.
 #[derive(Clone)]
 pub(crate) struct Roll<K, V> {
-    entries: Vec<(K, V)>,
-    /// Their places in the order of the keys.
-    order: BTreeMap<K, u32>,
-    /// Their places by their keys' spots, or the next free one after it: a power of two, half of it free at least.
-    table: Vec<u32>,
+    entries: IndexMap<K, V, FxBuildHasher>,
+    order: BTreeSet<K>,
 }
 
 impl<K, V> Default for Roll<K, V> {
     fn default() -> Self {
-        Self { entries: Vec::new(), order: BTreeMap::new(), table: Vec::new() }
+        Self { entries: IndexMap::default(), order: BTreeSet::new() }
     }
 }
 
-impl<K: RollKey, V> Roll<K, V> {
+impl<K: Ord + Hash + Clone, V> Roll<K, V> {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.find(key).map(|at| &self.entries[at].1)
+        self.entries.get(key)
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.find(key).map(|at| &mut self.entries[at].1)
+        self.entries.get_mut(key)
     }
 
     /// The entry of a key, made if there is none.
@@ -79,43 +44,31 @@ impl<K: RollKey, V> Roll<K, V> {
     where
         V: Default,
     {
-        let at = self.find(key).unwrap_or_else(|| {
+        // Two looks for a new one, and no copy of the key for the others.
+        if !self.entries.contains_key(key) {
             self.insert(key.clone(), V::default());
-            self.entries.len() - 1
-        });
-        &mut self.entries[at].1
+        }
+        &mut self.entries[key]
     }
 
     /// Puts an entry in. What was there before.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        if let Some(before) = self.get_mut(&key) {
-            return Some(std::mem::replace(before, value));
+        let before = self.entries.insert(key.clone(), value);
+        if before.is_none() {
+            self.order.insert(key);
         }
-        let place = u32::try_from(self.entries.len()).expect("a fleet has fewer machines");
-        self.order.insert(key.clone(), place);
-        self.entries.push((key, value));
-        if self.entries.len() * 2 > self.table.len() {
-            self.rebuild();
-        } else {
-            self.list(place);
-        }
-        None
+        before
     }
 
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        let place = self.order.remove(key)?;
-        let (_, value) = self.entries.swap_remove(place as usize);
-        if let Some((moved, _)) = self.entries.get(place as usize) {
-            self.order.insert(moved.clone(), place);
-        }
-        self.rebuild();
-        Some(value)
+        self.order.remove(key);
+        self.entries.swap_remove(key)
     }
 
     /// All entries, by key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.order.values().map(|place| &self.entries[*place as usize]).map(|(key, value)| (key, value))
+        self.order.iter().map(|key| (key, &self.entries[key]))
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
@@ -124,48 +77,11 @@ impl<K: RollKey, V> Roll<K, V> {
 
     #[cfg(test)]
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.order.keys()
-    }
-
-    fn find(&self, key: &K) -> Option<usize> {
-        let mask = self.table.len().checked_sub(1)?;
-        let mut at = spot_in(key, mask);
-        loop {
-            let place = self.table[at];
-            if place == NOBODY {
-                return None;
-            }
-            if self.entries[place as usize].0 == *key {
-                return Some(place as usize);
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
-    fn list(&mut self, place: u32) {
-        let mask = self.table.len() - 1;
-        let mut at = spot_in(&self.entries[place as usize].0, mask);
-        while self.table[at] != NOBODY {
-            at = (at + 1) & mask;
-        }
-        self.table[at] = place;
-    }
-
-    fn rebuild(&mut self) {
-        self.table.clear();
-        self.table.resize((self.entries.len() * 4).next_power_of_two(), NOBODY);
-        for place in 0..self.entries.len() {
-            self.list(u32::try_from(place).expect("every entry was counted when it came"));
-        }
+        self.order.iter()
     }
 }
 
-/// The high bits of a key's spot: they are mixed best.
-fn spot_in<K: RollKey>(key: &K, mask: usize) -> usize {
-    usize::try_from(key.spot() >> 32).unwrap_or(0) & mask
-}
-
-impl<K: RollKey, V> Index<&K> for Roll<K, V> {
+impl<K: Ord + Hash + Clone, V> Index<&K> for Roll<K, V> {
     type Output = V;
 
     fn index(&self, key: &K) -> &V {
@@ -173,15 +89,15 @@ impl<K: RollKey, V> Index<&K> for Roll<K, V> {
     }
 }
 
-impl<K: RollKey, V: PartialEq> PartialEq for Roll<K, V> {
+impl<K: Ord + Hash + Clone, V: PartialEq> PartialEq for Roll<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().eq(other.iter())
+        self.entries == other.entries
     }
 }
 
-impl<K: RollKey, V: Eq> Eq for Roll<K, V> {}
+impl<K: Ord + Hash + Clone, V: Eq> Eq for Roll<K, V> {}
 
-impl<K: RollKey + fmt::Debug, V: fmt::Debug> fmt::Debug for Roll<K, V> {
+impl<K: Ord + Hash + Clone + fmt::Debug, V: fmt::Debug> fmt::Debug for Roll<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
@@ -190,6 +106,10 @@ impl<K: RollKey + fmt::Debug, V: fmt::Debug> fmt::Debug for Roll<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::collections::BTreeMap;
+
+    use lunar_common::ids::ServerId;
     use lunar_common::order::draw_below;
 
     fn name(number: u64) -> ServerId {
