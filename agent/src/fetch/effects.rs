@@ -15,10 +15,17 @@ use super::driver::Driver;
 use super::happened::Happened;
 use crate::chunk_files::ChunkFiles;
 
+/// Most chunks that one note tells of: well below what a note may have in bytes.
+const HAVES_PER_NOTE_MAX: usize = 4_096;
+
 impl Driver {
     /// Carries out every effect, in order.
     pub(super) fn carry_out(&mut self) {
+        let mut haves: Vec<(ArtifactId, u32)> = Vec::new();
         while let Some(effect) = self.swarm.poll_effect() {
+            if !matches!(effect, Effect::AnnounceHave { .. }) {
+                self.announce_haves(&mut haves);
+            }
             match effect {
                 Effect::Connect { peer } => self.connect(peer),
                 Effect::Disconnect { peer } => {
@@ -39,7 +46,8 @@ impl Driver {
                         task.abort();
                     }
                 }
-                Effect::AnnounceHave { artifact, chunk } => self.plane.announce(artifact, Note::Have(chunk)),
+                // Several in a row go into one note.
+                Effect::AnnounceHave { artifact, chunk } => haves.push((artifact, chunk)),
                 Effect::AnnounceTaking { artifact, chunk } => {
                     self.plane.announce(artifact, Note::Taking(chunk));
                 }
@@ -50,6 +58,18 @@ impl Driver {
                 Effect::Complete { artifact } => self.complete(artifact),
             }
         }
+        self.announce_haves(&mut haves);
+    }
+
+    /// Tells listeners of chunks that came together, in as few notes as their bound allows.
+    fn announce_haves(&self, haves: &mut Vec<(ArtifactId, u32)>) {
+        for together in haves.chunk_by(|a, b| a.0 == b.0) {
+            for part in together.chunks(HAVES_PER_NOTE_MAX) {
+                let chunks = part.iter().map(|(_, chunk)| *chunk).collect();
+                self.plane.announce(together[0].0, Note::Haves(chunks));
+            }
+        }
+        haves.clear();
     }
 
     fn connect(&mut self, peer: PeerKey) {

@@ -41,6 +41,7 @@ pub(super) fn word(note: Note) -> Word {
         Note::Nothing => Word::Nothing,
         Note::HaveSet(have) => Word::HaveSet(have),
         Note::Have(chunk) => Word::Have(chunk),
+        Note::Haves(chunks) => Word::Haves(chunks),
         Note::Taking(chunk) => Word::Taking(chunk),
         Note::Left(chunk) => Word::Left(chunk),
     }

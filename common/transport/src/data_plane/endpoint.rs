@@ -164,7 +164,7 @@ impl DataPlane {
     /// Tells everyone who listens to an artifact.
     pub fn announce(&self, artifact: ArtifactId, note: Note) {
         // Nobody listening is no error.
-        let _ = self.inner.service.notes.send((artifact, note));
+        self.inner.service.announce(artifact, note);
     }
 
     /// Connections that passed the gate.

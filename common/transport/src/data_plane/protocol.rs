@@ -43,6 +43,8 @@ pub enum Note {
     Taking(u32),
     /// I gave that up.
     Left(u32),
+    /// These chunks more.
+    Haves(Vec<u32>),
 }
 
 /// Status of an answer: a length and the bytes follow.

@@ -4,7 +4,8 @@
 //! what the limits say; all bytes of frames and manifests pass the shaper; a reader that does not read loses
 //! its place. Refuses to know where chunks lie: a [`ChunkSource`] does.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,7 +49,10 @@ pub trait ChunkSource: Send + Sync + 'static {
 pub(super) struct Service {
     pub(super) source: Arc<dyn ChunkSource>,
     pub(super) shaper: Option<Shaper>,
-    pub(super) notes: broadcast::Sender<(ArtifactId, Note)>,
+    notes: broadcast::Sender<(ArtifactId, Note)>,
+    /// Chunks that are being fetched for others: whoever listens from now on must hear of them too, or it would
+    /// fetch them a second time.
+    taking: Mutex<BTreeMap<ArtifactId, BTreeSet<u32>>>,
     serving: Semaphore,
     waiting: Semaphore,
 }
@@ -74,9 +78,43 @@ impl Service {
             source,
             shaper: limits.rate_bits_s.map(Shaper::new),
             notes: broadcast::channel(NOTES_BEHIND_MAX).0,
+            taking: Mutex::default(),
             serving: Semaphore::new(limits.serving_max),
             waiting: Semaphore::new(limits.waiting_max),
         }
+    }
+
+    /// Tells all listeners; nobody may listen.
+    pub(super) fn announce(&self, artifact: ArtifactId, note: Note) {
+        let mut all = self.taking();
+        let taking = all.entry(artifact).or_default();
+        match &note {
+            Note::Taking(chunk) => {
+                taking.insert(*chunk);
+            }
+            Note::Have(chunk) | Note::Left(chunk) => {
+                taking.remove(chunk);
+            }
+            Note::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
+            Note::HaveSet(have) => taking.retain(|chunk| !have.contains(*chunk)),
+            Note::Nothing => taking.clear(),
+        }
+        if taking.is_empty() {
+            all.remove(&artifact);
+        }
+        let _ = self.notes.send((artifact, note));
+    }
+
+    fn taking(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, BTreeSet<u32>>> {
+        // A set of numbers is whole at every moment.
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a listener must know before it hears of changes.
+    fn state(&self, artifact: ArtifactId) -> Vec<Note> {
+        let taking = self.taking().get(&artifact).cloned().unwrap_or_default();
+        let have = self.source.have(artifact).map_or(Note::Nothing, Note::HaveSet);
+        std::iter::once(have).chain(taking.into_iter().map(Note::Taking)).collect()
     }
 
     /// Answers a connection's streams until it is closed.
@@ -152,20 +190,21 @@ impl Service {
         let mut notes = self.notes.subscribe();
         // Ahead of all frames: what is rare must be known before it is asked for.
         send.set_priority(1)?;
-        let all = || self.source.have(artifact).map_or(Note::Nothing, Note::HaveSet);
-        write_message(send, &all(), NOTE_BYTES_MAX).await?;
+        let mut waiting: VecDeque<Note> = self.state(artifact).into();
         loop {
+            while let Some(note) = waiting.pop_front() {
+                timeout(SLICE_TIMEOUT, write_message(send, &note, NOTE_BYTES_MAX)).await??;
+            }
             let note = tokio::select! {
                 note = notes.recv() => note,
                 _ = send.stopped() => return Ok(()),
             };
-            let note = match note {
-                Ok((of, note)) if of == artifact => note,
-                Ok(_) => continue,
-                Err(RecvError::Lagged(_)) => all(),
+            match note {
+                Ok((of, note)) if of == artifact => waiting.push_back(note),
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => waiting.extend(self.state(artifact)),
                 Err(RecvError::Closed) => return Ok(()),
-            };
-            timeout(SLICE_TIMEOUT, write_message(send, &note, NOTE_BYTES_MAX)).await??;
+            }
         }
     }
 }
