@@ -493,7 +493,7 @@ impl World {
                 taking.remove(chunk);
             }
             Word::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
-            Word::HaveSet(_) | Word::Nothing => {}
+            Word::HaveSet(_) | Word::Standing { .. } | Word::Nothing => {}
         }
         let word = Arc::new(word);
         for to in self.swarming.parts[from].listeners.clone() {
@@ -582,17 +582,17 @@ impl World {
         let word = match (part.manner, &part.swarm) {
             (Some(Manner::Lies), _) => Word::HaveSet(HaveSet::full(chunks)),
             _ if part.complete => Word::HaveSet(HaveSet::full(chunks)),
-            (_, Some(swarm)) => swarm.have(NEW).map_or(Word::Nothing, |have| Word::HaveSet(have.clone())),
+            (_, Some(swarm)) => swarm.have(NEW).map_or(Word::Nothing, |have| Word::Standing {
+                have: have.clone(),
+                taking: part.taking.iter().copied().collect(),
+            }),
             (_, None) => Word::Nothing,
         };
         if !part.complete {
             put_in(&mut part.listeners, by);
         }
-        let takings: Vec<Word> = part.taking.iter().map(|chunk| Word::Taking(*chunk)).collect();
-        for word in std::iter::once(word).chain(takings) {
-            let word = Arc::new(word);
-            self.swarm_message(to as usize, by, |from| Event::Said { to: by, from, word });
-        }
+        let word = Arc::new(word);
+        self.swarm_message(to as usize, by, |from| Event::Said { to: by, from, word });
     }
 
     pub(crate) fn unsubscribed(&mut self, to: u32, by: u32) {

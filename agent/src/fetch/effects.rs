@@ -9,14 +9,11 @@ use lunar_agent_core::swarm::{Effect, Input, Item, Outcome, RequestId};
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{ArtifactId, PeerKey};
 use lunar_common::manifest::Manifest;
-use lunar_transport::data_plane::{Distance, FetchError, Link, Note};
+use lunar_transport::data_plane::{CHUNKS_PER_NOTE_MAX, Distance, FetchError, Link, Note};
 
 use super::driver::Driver;
 use super::happened::Happened;
 use crate::chunk_files::ChunkFiles;
-
-/// Most chunks that one note tells of: well below what a note may have in bytes.
-const HAVES_PER_NOTE_MAX: usize = 4_096;
 
 impl Driver {
     /// Carries out every effect, in order.
@@ -64,7 +61,7 @@ impl Driver {
     /// Tells listeners of chunks that came together, in as few notes as their bound allows.
     fn announce_haves(&self, haves: &mut Vec<(ArtifactId, u32)>) {
         for together in haves.chunk_by(|a, b| a.0 == b.0) {
-            for part in together.chunks(HAVES_PER_NOTE_MAX) {
+            for part in together.chunks(CHUNKS_PER_NOTE_MAX) {
                 let chunks = part.iter().map(|(_, chunk)| *chunk).collect();
                 self.plane.announce(together[0].0, Note::Haves(chunks));
             }

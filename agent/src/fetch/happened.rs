@@ -40,6 +40,7 @@ pub(super) fn word(note: Note) -> Word {
     match note {
         Note::Nothing => Word::Nothing,
         Note::HaveSet(have) => Word::HaveSet(have),
+        Note::Standing { have, taking } => Word::Standing { have, taking },
         Note::Have(chunk) => Word::Have(chunk),
         Note::Haves(chunks) => Word::Haves(chunks),
         Note::Taking(chunk) => Word::Taking(chunk),

@@ -40,6 +40,8 @@ pub(super) struct Membership {
     pub(super) answered: bool,
     /// It owes chunks and says nothing.
     pub(super) silent: bool,
+    /// Since when it is sought, to be heard.
+    pub(super) sought_since: Option<Moment>,
     /// When it last said something.
     pub(super) last_said: Moment,
     taking: BTreeSet<u32>,
@@ -65,8 +67,14 @@ pub(super) struct Artifact {
     /// Most bytes that the manifest has.
     pub(super) manifest_bytes: u32,
     pub(super) picker: Option<Picker>,
-    pub(super) wanted_since: Moment,
+    /// Members to whom we listen, for as long as the connection stands.
+    pub(super) listened: BTreeSet<PeerKey>,
+    /// The Earth link may be used: whoever may be fetching from there was heard, or had time to speak.
     pub(super) settled: bool,
+    /// Since when those who should be heard first are waited for.
+    pub(super) settling_since: Moment,
+    /// There are other gateways than before: some of them may not have been heard yet.
+    pub(super) gateways_changed: bool,
     pub(super) helping_oneself: bool,
     pub(super) last_received: Moment,
     pub(super) received: BytesBySource,
@@ -91,8 +99,10 @@ impl Artifact {
             manifest: ManifestState::Missing,
             manifest_bytes: 0,
             picker: None,
-            wanted_since: now,
+            listened: BTreeSet::new(),
             settled: false,
+            settling_since: now,
+            gateways_changed: false,
             helping_oneself: false,
             last_received: now,
             received: BytesBySource::default(),
@@ -105,6 +115,35 @@ impl Artifact {
     pub(super) fn picking(&mut self) -> Option<(&mut Picker, Rules<'_>)> {
         let rules = Rules { duty: &self.duty, settled: self.settled, helping_oneself: self.helping_oneself };
         self.picker.as_mut().map(|picker| (picker, rules))
+    }
+
+    /// Whom one should hear: the site's gateways; and whoever fetches for others, or may ask Earth at all, also those
+    /// that were gateways until lately or will be next, in every site: what they are fetching is not to be fetched
+    /// again.
+    pub(super) fn sought(&self) -> Vec<PeerKey> {
+        let me = self.duty.me();
+        if self.fetches_for_others() {
+            self.duty.near_gateways().filter(|key| *key != me).collect()
+        } else {
+            self.duty.gateways_of_site().filter(|key| *key != me).collect()
+        }
+    }
+
+    fn fetches_for_others(&self) -> bool {
+        self.duty.is_gateway(&self.duty.me()) || self.helping_oneself
+    }
+
+    /// Those who are sought because one may ask Earth, have not spoken, and may still do so.
+    pub(super) fn unheard(&self, peers: &BTreeMap<PeerKey, Peer>) -> Vec<PeerKey> {
+        if !self.fetches_for_others() {
+            return Vec::new();
+        }
+        let mut sought = self.sought();
+        sought.retain(|key| {
+            let speaks = |other: &Membership| !other.answered && !other.silent;
+            self.members.get(key).is_some_and(speaks) && peers.get(key).is_some_and(Peer::may_be_heard)
+        });
+        sought
     }
 
     /// Duties, or the right to use the Earth link, changed.
@@ -142,6 +181,7 @@ impl Artifact {
         let Some(membership) = self.members.get_mut(key) else { return };
         if peer.link != Link::Connected {
             membership.answered = false;
+            self.listened.remove(key);
         }
         let live = peer.class != Class::Earth && !membership.silent && peer.is_reliable();
         let copies = self.picker.is_some() && peer.is_source() && membership.told.is_some();
@@ -149,6 +189,7 @@ impl Artifact {
         let duties_changed =
             if live { self.duty.add(*key, &peer.site) } else { self.duty.remove(key, &peer.site) };
         if duties_changed {
+            self.gateways_changed = true;
             self.settle_all();
         }
         self.count_copies(key, peer.class, copies);
@@ -160,7 +201,9 @@ impl Artifact {
         self.count_copies(key, peer.class, false);
         self.count_takings(key, peer.class, false);
         self.members.remove(key);
+        self.listened.remove(key);
         if self.duty.remove(key, &peer.site) {
+            self.gateways_changed = true;
             self.settle_all();
         }
     }
@@ -173,7 +216,7 @@ impl Artifact {
         let changes_little = membership.answered
             && !membership.silent
             && membership.told.is_some()
-            && !matches!(word, Word::HaveSet(_));
+            && !matches!(word, Word::HaveSet(_) | Word::Standing { .. });
         membership.answered = true;
         membership.silent = false;
         membership.last_said = now;
@@ -181,22 +224,21 @@ impl Artifact {
         let possible = match &word {
             Word::Nothing => true,
             Word::HaveSet(told) => chunks.is_none_or(|chunks| told.chunks() == chunks),
+            Word::Standing { have, taking } => {
+                chunks.is_none_or(|chunks| have.chunks() == chunks)
+                    && taking.iter().all(|chunk| *chunk < have.chunks())
+            }
             Word::Have(chunk) | Word::Taking(chunk) | Word::Left(chunk) => {
                 known.is_none_or(|chunks| *chunk < chunks)
             }
             Word::Haves(new) => known.is_none_or(|chunks| new.iter().all(|chunk| *chunk < chunks)),
         };
         // Single chunks mean something only after a have-set; before it they are neither kept nor lies.
-        if possible && (known.is_some() || matches!(word, Word::HaveSet(_))) {
+        if possible && (known.is_some() || matches!(word, Word::HaveSet(_) | Word::Standing { .. })) {
             match word {
                 Word::Nothing => {}
-                Word::HaveSet(told) => {
-                    self.count_copies(key, peer.class, false);
-                    self.count_takings(key, peer.class, false);
-                    let membership = self.members.entry(*key).or_default();
-                    membership.taking.clear();
-                    membership.told = Some(told);
-                }
+                Word::HaveSet(have) => self.stands(key, peer.class, have, Vec::new()),
+                Word::Standing { have, taking } => self.stands(key, peer.class, have, taking),
                 Word::Have(chunk) => {
                     self.set_taking(key, peer.class, chunk, false);
                     self.set_copy(key, peer.class, chunk, true);
@@ -215,6 +257,16 @@ impl Artifact {
             self.reconsider(key, peer);
         }
         possible
+    }
+
+    /// A member said all that there is to say of it. What it said before counts no more; what it says now will, once
+    /// it is considered again.
+    fn stands(&mut self, key: &PeerKey, class: Class, have: HaveSet, taking: Vec<u32>) {
+        self.count_copies(key, class, false);
+        self.count_takings(key, class, false);
+        let membership = self.members.entry(*key).or_default();
+        membership.taking = taking.into_iter().collect();
+        membership.told = Some(have);
     }
 
     /// A member does not have a chunk after all.

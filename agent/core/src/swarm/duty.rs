@@ -88,6 +88,25 @@ impl Duty {
         self.fleet_gateways.iter().map(|gateway| gateway.peer)
     }
 
+    /// The gateways of one's own site, oneself included if one is.
+    pub(super) fn gateways_of_site(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        self.site_gateways.iter().map(|gateway| gateway.peer)
+    }
+
+    /// Those who are gateways, were until somebody came in before them, or are next when one falls silent: the first
+    /// of each site, twice as many as it has gateways.
+    pub(super) fn near_gateways(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        let first = |members: &'_ BTreeSet<(u64, PeerKey)>| -> Vec<PeerKey> {
+            members.iter().take(2 * self.gateways_per_site).map(|(_, peer)| *peer).collect()
+        };
+        self.live.values().flat_map(first)
+    }
+
+    /// Whose duties these are.
+    pub(super) fn me(&self) -> PeerKey {
+        self.me
+    }
+
     /// How many gateways there are in all sites; at least 1.
     pub(super) fn gateways_count(&self) -> usize {
         self.fleet_gateways.len().max(1)

@@ -26,8 +26,16 @@ pub enum Item {
 pub enum Word {
     /// It takes part, but has no manifest yet.
     Nothing,
-    /// All that it has.
+    /// All that it has; it is fetching nothing for others.
     HaveSet(HaveSet),
+    /// All that it has, and the chunks that it is fetching into its site, or into the fleet. One word, because
+    /// whoever heard only the half of it would fetch the other half a second time.
+    Standing {
+        /// What it has.
+        have: HaveSet,
+        /// What it is fetching for others.
+        taking: Vec<u32>,
+    },
     /// It has one more chunk.
     Have(u32),
     /// It has these chunks more.

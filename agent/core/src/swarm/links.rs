@@ -77,11 +77,10 @@ impl Swarm {
         // its whole site connected to it, and would hear everything a thousand times.
         let asked = peer.link == Link::Connecting || peer.class == Class::Sites;
         let talks = peer.class != Class::Earth && (asked || linked_in_site < self.config.neighbours_max);
-        peer.link = Link::Connected;
-        peer.resting_until = None;
+        peer.reached();
         for (artifact, state) in &mut self.artifacts {
             state.reconsider(&key, peer);
-            if talks && !state.complete {
+            if talks && !state.complete && state.listened.insert(key) {
                 self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
             }
         }
@@ -162,14 +161,15 @@ impl Swarm {
 
     /// Listens to every connected peer about an artifact.
     pub(super) fn subscribe_everywhere(&mut self, artifact: ArtifactId) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         for (key, peer) in &self.peers {
-            if peer.link == Link::Connected && peer.class != Class::Earth {
+            if peer.link == Link::Connected && peer.class != Class::Earth && state.listened.insert(*key) {
                 self.effects.push_back(Effect::Subscribe { artifact, peer: *key });
             }
         }
     }
 
-    /// Connects to those whom the wanted artifacts need.
+    /// Connects to those whom the wanted artifacts need, and listens to them.
     pub(super) fn connect_to_needed(&mut self) {
         let mut needed: Vec<PeerKey> = Vec::new();
         if self.needs_earth() {
@@ -177,11 +177,10 @@ impl Swarm {
         }
         if std::mem::take(&mut self.links_changed) {
             for state in self.artifacts.values().filter(|state| !state.complete) {
-                let outside = state.duty.is_gateway(&self.me) || state.helping_oneself;
-                let near = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.class == Class::Site);
-                needed.extend(state.duty.gateways().filter(|key| *key != self.me && (outside || near(key))));
+                needed.extend(state.sought());
                 needed.extend(self.neighbours_lacking(state));
             }
+            self.listen_to_sought();
         }
         for key in needed {
             if let Some(peer) = self.peers.get_mut(&key)
@@ -189,6 +188,19 @@ impl Swarm {
             {
                 peer.link = Link::Connecting;
                 self.effects.push_back(Effect::Connect { peer: key });
+            }
+        }
+    }
+
+    /// Listens to those who are sought and were connected before they were: whoever connects by itself is not listened
+    /// to while there are neighbours enough.
+    fn listen_to_sought(&mut self) {
+        for (artifact, state) in self.artifacts.iter_mut().filter(|(_, state)| !state.complete) {
+            for key in state.sought() {
+                let connected = self.peers.get(&key).is_some_and(|peer| peer.link == Link::Connected);
+                if connected && state.listened.insert(key) {
+                    self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+                }
             }
         }
     }

@@ -36,7 +36,7 @@ use lunar_common::time::{Moment, Now};
 
 use artifact::{Artifact, ManifestState};
 use in_flight::InFlight;
-use peers::Peer;
+use peers::{Link, Peer};
 use picker::Picker;
 use timers::{Timer, Timers};
 
@@ -225,6 +225,9 @@ impl Swarm {
             if let Some(flight) = self.in_flight.remove(request) {
                 self.timers.disarm(Timer::Request(request));
                 self.effects.push_back(Effect::Cancel { request });
+                if let (Item::Chunk(chunk), Class::Sites | Class::Earth) = (flight.item, flight.class) {
+                    self.effects.push_back(Effect::AnnounceLeft { artifact, chunk });
+                }
                 if let Some(peer) = self.peers.get_mut(&flight.peer) {
                     peer.in_flight -= 1;
                 }
@@ -259,10 +262,25 @@ impl Swarm {
     /// Have-sets had time to arrive, or are waited for a little longer.
     fn settle(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
-        let waiting = state.members.iter().any(|(key, membership)| {
-            !membership.answered && self.peers.get(key).is_some_and(Peer::is_expected_to_answer)
-        });
-        if waiting && now < state.wanted_since.after(self.config.settle_max) {
+        let expected = |key: &PeerKey| {
+            let asked = |peer: &Peer| peer.link == Link::Connecting || state.listened.contains(key);
+            self.peers.get(key).is_some_and(|peer| peer.is_expected_to_answer() && asked(peer))
+        };
+        let mut waiting = now < state.settling_since.after(self.config.settle_max)
+            && state.members.iter().any(|(key, membership)| !membership.answered && expected(key));
+        for key in state.unheard(&self.peers) {
+            let (Some(peer), Some(membership)) = (self.peers.get(&key), state.members.get_mut(&key)) else {
+                continue;
+            };
+            // Whoever had its time and said nothing is not waited for again, nor trusted with a duty, until it speaks.
+            if now >= membership.sought_since.get_or_insert(now).after(self.config.settle_max) {
+                membership.silent = true;
+                state.reconsider(&key, peer);
+            } else {
+                waiting = true;
+            }
+        }
+        if waiting {
             self.timers.arm(Timer::Settle(artifact), now.after(LOOK_AGAIN));
             return;
         }
@@ -271,13 +289,36 @@ impl Swarm {
         self.links_changed = true;
     }
 
+    /// There are other gateways than before. Whoever of them has not been heard is heard before anything is asked of
+    /// Earth: it may be fetching the same from there.
+    fn hear_first(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        if !std::mem::take(&mut state.gateways_changed) {
+            return;
+        }
+        self.links_changed = true;
+        let unheard = state.unheard(&self.peers);
+        for key in &unheard {
+            if let Some(membership) = state.members.get_mut(key).filter(|other| other.sought_since.is_none()) {
+                // Nobody listened to it before: its silence begins now.
+                (membership.sought_since, membership.last_said) = (Some(now), now);
+            }
+        }
+        if state.settled && !unheard.is_empty() {
+            state.settled = false;
+            state.settling_since = now;
+            self.timers.arm(Timer::Settle(artifact), now.after(LOOK_AGAIN));
+            state.settle_all();
+        }
+    }
+
     /// Passes over gateways that owe chunks and say nothing.
     fn look_for_silent(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         let mean = state.picker.as_ref().map_or(0, Picker::frame_bytes_mean);
         let at_the_floor = Duration::from_secs(mean / self.config.rate_floor_bytes_s.max(1));
-        let gateways: Vec<PeerKey> = state.duty.gateways().filter(|key| *key != self.me).collect();
-        for key in gateways {
+        // Whom nobody listens to cannot be heard either.
+        for key in state.sought().into_iter().filter(|key| state.duty.is_gateway(key)).collect::<Vec<_>>() {
             let (Some(peer), Some(membership)) = (self.peers.get(&key), state.members.get_mut(&key)) else {
                 continue;
             };
@@ -308,6 +349,7 @@ impl Swarm {
             self.timers.arm(Timer::Stall(artifact), now.after(turn));
         } else if now >= due {
             state.helping_oneself = true;
+            state.gateways_changed = true;
             self.timers.arm(Timer::Stall(artifact), now.after(self.config.stall_relief));
         } else {
             self.timers.arm(Timer::Stall(artifact), due);

@@ -66,6 +66,8 @@ pub(super) struct Peer {
     bans: u32,
     lies: u32,
     busy: u32,
+    /// Its breaker was opened by connections that failed, and by nothing else.
+    unreached: bool,
     /// Requests in flight to it.
     pub(super) in_flight: u32,
 }
@@ -83,6 +85,7 @@ impl Peer {
             bans: 0,
             lies: 0,
             busy: 0,
+            unreached: false,
             in_flight: 0,
         }
     }
@@ -122,6 +125,21 @@ impl Peer {
         works && self.banned_until.is_none()
     }
 
+    /// Whether it may speak yet: it can be relied on, and has not left us once already since it last gave something.
+    /// Whoever comes and goes is not waited for again and again.
+    pub(super) fn may_be_heard(&self) -> bool {
+        self.class != Class::Earth && self.is_reliable() && self.busy == 0
+    }
+
+    /// A connection to it is up: what only failed connections had said of it is not true any more.
+    pub(super) fn reached(&mut self) {
+        self.link = Link::Connected;
+        self.resting_until = None;
+        if std::mem::take(&mut self.unreached) {
+            self.breaker = Breaker::Closed { failures: 0 };
+        }
+    }
+
     /// Failures in a row that have not opened its breaker.
     pub(super) fn failures(&self) -> u32 {
         match self.breaker {
@@ -134,12 +152,14 @@ impl Peer {
     pub(super) fn succeeded(&mut self) -> bool {
         let closed = !matches!(self.breaker, Breaker::Closed { .. });
         self.breaker = Breaker::Closed { failures: 0 };
+        self.unreached = false;
         self.busy = 0;
         closed
     }
 
     /// A request or an attempt to connect failed.
     pub(super) fn failed(&mut self, key: &PeerKey, config: &Config, now: Moment) {
+        self.unreached = false;
         self.breaker = match self.breaker {
             Breaker::Closed { failures } if failures + 1 < config.breaker_failures => {
                 Breaker::Closed { failures: failures + 1 }
@@ -152,6 +172,7 @@ impl Peer {
 
     /// An attempt to connect failed: unlike a request's failure, one is enough.
     pub(super) fn unreached(&mut self, key: &PeerKey, config: &Config, now: Moment) {
+        self.unreached |= matches!(self.breaker, Breaker::Closed { .. });
         self.breaker = match self.breaker {
             Breaker::Closed { .. } => open(0, key, config, now),
             Breaker::HalfOpen { opened } | Breaker::Open { opened, .. } => open(opened, key, config, now),

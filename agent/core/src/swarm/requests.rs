@@ -36,6 +36,7 @@ impl Swarm {
             .map(|(artifact, _)| *artifact)
             .collect();
         for artifact in wanted {
+            self.hear_first(artifact, now);
             if self.artifacts.get(&artifact).is_some_and(|state| state.picker.is_some()) {
                 self.fill_from_peers(artifact, now);
                 self.fill_from_earth(artifact, now);

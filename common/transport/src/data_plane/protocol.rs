@@ -35,7 +35,7 @@ pub enum Ask {
 pub enum Note {
     /// I have no manifest yet.
     Nothing,
-    /// All that I have.
+    /// All that I have; I am fetching nothing for others.
     HaveSet(HaveSet),
     /// One chunk more.
     Have(u32),
@@ -45,7 +45,18 @@ pub enum Note {
     Left(u32),
     /// These chunks more.
     Haves(Vec<u32>),
+    /// All that I have, and what I am fetching into my site, or from Earth: in one, because whoever heard only the
+    /// half of it would fetch the other half a second time.
+    Standing {
+        /// What I have.
+        have: HaveSet,
+        /// What I am fetching for others.
+        taking: Vec<u32>,
+    },
 }
+
+/// Most chunks that one note names one by one: beside the largest have-set they still fit its bound.
+pub const CHUNKS_PER_NOTE_MAX: usize = 1_024;
 
 /// Status of an answer: a length and the bytes follow.
 pub const HERE: u8 = 0;
@@ -146,9 +157,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_largest_have_set_fits_its_bound_and_comes_back() {
+    async fn the_largest_have_set_and_what_is_being_fetched_fit_their_bound_and_come_back() {
         let chunks = u32::try_from(lunar_common::bounds::CHUNKS_MAX).unwrap();
-        let note = Note::HaveSet(HaveSet::full(chunks));
+        let taking = vec![chunks - 1; CHUNKS_PER_NOTE_MAX];
+        let note = Note::Standing { have: HaveSet::full(chunks), taking };
         let mut bytes = Vec::new();
         write_message(&mut bytes, &note, NOTE_BYTES_MAX).await.unwrap();
         let back: Note = read_message(&mut bytes.as_slice(), NOTE_BYTES_MAX).await.unwrap();

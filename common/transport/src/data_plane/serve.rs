@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use super::config::PlaneLimits;
 use super::protocol::{
-    ASK_BYTES_MAX, Ask, BUSY, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, read_message, write_message,
+    ASK_BYTES_MAX, Ask, BUSY, CHUNKS_PER_NOTE_MAX, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, read_message,
+    write_message,
 };
 use super::shaper::Shaper;
 
@@ -96,8 +97,8 @@ impl Service {
                 taking.remove(chunk);
             }
             Note::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
-            Note::HaveSet(have) => taking.retain(|chunk| !have.contains(*chunk)),
-            Note::Nothing => taking.clear(),
+            Note::Standing { taking: all, .. } => *taking = all.iter().copied().collect(),
+            Note::HaveSet(_) | Note::Nothing => taking.clear(),
         }
         if taking.is_empty() {
             all.remove(&artifact);
@@ -112,9 +113,15 @@ impl Service {
 
     /// What a listener must know before it hears of changes.
     fn state(&self, artifact: ArtifactId) -> Vec<Note> {
-        let taking = self.taking().get(&artifact).cloned().unwrap_or_default();
-        let have = self.source.have(artifact).map_or(Note::Nothing, Note::HaveSet);
-        std::iter::once(have).chain(taking.into_iter().map(Note::Taking)).collect()
+        // In this order: a chunk that comes in between is told of once more as being here.
+        let mut taking: Vec<u32> = self.taking().get(&artifact).into_iter().flatten().copied().collect();
+        let Some(have) = self.source.have(artifact) else { return vec![Note::Nothing] };
+        if taking.is_empty() {
+            return vec![Note::HaveSet(have)];
+        }
+        let rest = taking.split_off(taking.len().min(CHUNKS_PER_NOTE_MAX));
+        let standing = Note::Standing { have, taking };
+        std::iter::once(standing).chain(rest.into_iter().map(Note::Taking)).collect()
     }
 
     /// Answers a connection's streams until it is closed.

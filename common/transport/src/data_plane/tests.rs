@@ -10,7 +10,8 @@ use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, PeerKey};
 
 use super::{
-    ChunkSource, ConnectError, DataPlane, DataPlaneConfig, Distance, FetchError, PlaneLimits, SourceError,
+    ChunkSource, ConnectError, DataPlane, DataPlaneConfig, Distance, FetchError, Note, PlaneLimits,
+    SourceError,
 };
 use crate::fixture::Fleet;
 
@@ -61,6 +62,30 @@ async fn an_asker_that_gives_up_tells_the_sender_to_stop_and_goes_on_with_others
     assert!(matches!(missing, FetchError::NotHave), "{missing}");
     assert!(next == frame(4));
     assert!(link.connection.stats().frame_tx.stop_sending >= 1);
+}
+
+#[tokio::test]
+async fn whoever_begins_to_listen_hears_in_one_note_what_is_here_and_what_is_being_fetched() {
+    let fleet = Fleet::new("moon");
+    let (server, key) = plane(&fleet, "server");
+    let (client, _) = plane(&fleet, "client");
+    let address = server.address().unwrap().to_string();
+    let link = client.connect(key, &address, Distance::Near).await.unwrap();
+    for chunk in [3, 5, 7, 9] {
+        server.announce(ARTIFACT, Note::Taking(chunk));
+    }
+    server.announce(ARTIFACT, Note::Left(5));
+    server.announce(ARTIFACT, Note::Haves(vec![7]));
+
+    let mut told = link.listen(ARTIFACT).await.unwrap();
+    let first = told.next().await.unwrap();
+    server.announce(ARTIFACT, Note::Haves(vec![3, 9]));
+    let second = told.next().await.unwrap();
+    let later = link.listen(ARTIFACT).await.unwrap().next().await.unwrap();
+
+    assert_eq!(first, Note::Standing { have: HaveSet::full(CHUNKS), taking: vec![3, 9] });
+    assert_eq!(second, Note::Haves(vec![3, 9]));
+    assert_eq!(later, Note::HaveSet(HaveSet::full(CHUNKS)));
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) requested: BTreeMap<u32, u32>,
     pub(super) bans: Vec<(PeerKey, Offence)>,
     listeners: BTreeSet<usize>,
+    /// What it is fetching for others: whoever listens later is told.
+    taking: BTreeSet<u32>,
     uplink_free_us: u64,
     wakes_at: Option<u64>,
     pub(super) sent_bytes: u64,
@@ -303,6 +305,15 @@ impl World {
     }
 
     fn announce(&mut self, from: usize, word: &Word) {
+        match word {
+            Word::Taking(chunk) => {
+                self.nodes[from].taking.insert(*chunk);
+            }
+            Word::Have(chunk) | Word::Left(chunk) => {
+                self.nodes[from].taking.remove(chunk);
+            }
+            Word::Nothing | Word::HaveSet(_) | Word::Standing { .. } | Word::Haves(_) => {}
+        }
         for listener in self.nodes[from].listeners.clone() {
             self.say(from, listener, word.clone());
         }
@@ -329,7 +340,10 @@ impl World {
         self.nodes[to].listeners.insert(by);
         let word = match (self.nodes[to].manner, self.nodes[to].swarm.have(ARTIFACT)) {
             (Manner::Lies, _) => Word::HaveSet(HaveSet::full(self.specification.chunks)),
-            (_, Some(have)) => Word::HaveSet(have.clone()),
+            (_, Some(have)) => {
+                let taking = self.nodes[to].taking.iter().copied().collect();
+                Word::Standing { have: have.clone(), taking }
+            }
             (_, None) => Word::Nothing,
         };
         self.say(to, by, word);
@@ -383,6 +397,7 @@ fn node(index: usize, site: SiteId, manner: Manner) -> Node {
         requested: BTreeMap::new(),
         bans: Vec::new(),
         listeners: BTreeSet::new(),
+        taking: BTreeSet::new(),
         uplink_free_us: 0,
         wakes_at: None,
         sent_bytes: 0,
