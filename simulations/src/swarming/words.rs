@@ -1,0 +1,88 @@
+//! What servers of the swarm say to each other.
+//!
+//! Owns words on their way and who listens. Main invariant: words of one server to another arrive in the order in which
+//! they were said, or the connection breaks. Refuses to say anything of its own but the standing that a new listener
+//! is owed.
+
+use std::sync::Arc;
+
+use lunar_agent_core::swarm::{Input, Word};
+use lunar_common::have_set::HaveSet;
+
+use super::{ORIGIN, put_in, small, take_out};
+use crate::documents::NEW;
+use crate::event::Event;
+use crate::faults::Manner;
+use crate::world::World;
+
+impl World {
+    /// Sends a word or a request of a few bytes.
+    pub(super) fn swarm_message(&mut self, from: usize, to: u32, event: impl FnOnce(u32) -> Event) {
+        self.measure.swarm_messages(1);
+        let number = small(from);
+        match self.route(number, to) {
+            Some(route) => {
+                let way = self.swarming.links.latency_us(route, number, to);
+                self.put_at_us(self.at_us + way, event(number));
+            }
+            None => self.swarm_breaks(number, to),
+        }
+    }
+
+    pub(super) fn announce_haves(&mut self, from: usize, chunks: &mut Vec<u32>) {
+        if !chunks.is_empty() {
+            self.announce(from, Word::Haves(std::mem::take(chunks)));
+        }
+    }
+
+    pub(super) fn announce(&mut self, from: usize, word: Word) {
+        let taking = &mut self.swarming.parts[from].taking;
+        match &word {
+            Word::Taking(chunk) => {
+                taking.insert(*chunk);
+            }
+            Word::Have(chunk) | Word::Left(chunk) => {
+                taking.remove(chunk);
+            }
+            Word::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
+            Word::HaveSet(_) | Word::Standing { .. } | Word::Nothing => {}
+        }
+        let word = Arc::new(word);
+        for to in self.swarming.parts[from].listeners.clone() {
+            let word = word.clone();
+            self.swarm_message(from, to, |from| Event::Said { to, from, word });
+        }
+    }
+
+    pub(crate) fn subscribed(&mut self, to: u32, by: u32) {
+        if to == ORIGIN {
+            return;
+        }
+        let chunks = self.swarming.chunks();
+        let part = &mut self.swarming.parts[to as usize];
+        let word = match (part.manner, &part.swarm) {
+            (Some(Manner::Lies), _) => Word::HaveSet(HaveSet::full(chunks)),
+            _ if part.complete => Word::HaveSet(HaveSet::full(chunks)),
+            (_, Some(swarm)) => swarm.have(NEW).map_or(Word::Nothing, |have| Word::Standing {
+                have: have.clone(),
+                taking: part.taking.iter().copied().collect(),
+            }),
+            (_, None) => Word::Nothing,
+        };
+        if !part.complete {
+            put_in(&mut part.listeners, by);
+        }
+        let word = Arc::new(word);
+        self.swarm_message(to as usize, by, |from| Event::Said { to: by, from, word });
+    }
+
+    pub(crate) fn unsubscribed(&mut self, to: u32, by: u32) {
+        take_out(&mut self.swarming.parts[to as usize].listeners, by);
+    }
+
+    pub(crate) fn said(&mut self, to: u32, from: u32, word: Arc<Word>) {
+        let peer = self.peer_of(from);
+        let word = Arc::unwrap_or_clone(word);
+        self.swarm_handle(to as usize, Input::Said { artifact: NEW, peer, word });
+    }
+}
