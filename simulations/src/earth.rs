@@ -94,6 +94,13 @@ impl Earth {
         u64::try_from(bits / 8 + 1).unwrap_or(u64::MAX)
     }
 
+    /// Whether it has been dark for so long, or was until less than `then` ago.
+    pub(crate) fn was_long_dark(&self, at_us: u64, long_us: u64, then_us: u64) -> bool {
+        self.blackouts.iter().any(|(from, until)| {
+            *until - *from > long_us && at_us >= *from + long_us && at_us < *until + then_us
+        })
+    }
+
     pub(crate) fn is_dark(&self, at_us: u64) -> bool {
         self.light_us(at_us) > at_us
     }
@@ -125,6 +132,8 @@ mod tests {
         assert_eq!((bytes, second), (4_000_000, Some(112_000_000)));
         assert!(earth.is_dark(10_000_000) && !earth.is_dark(110_000_000));
         assert_eq!(earth.bytes_by(112_000_000), 12_000_001);
+        let long = |at_us| earth.was_long_dark(at_us, 60_000_000, 5_000_000);
+        assert_eq!([69, 70, 114, 115].map(|s| long(s * 1_000_000)), [false, true, true, false]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use lunar_agent_core::swarm::{Effect, Input, Item, RequestId, Swarm, Word};
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{PeerKey, SiteId};
 use lunar_common::order::draw;
+use lunar_common::time::Moment;
 
 use crate::documents::{Documents, Machine, NEW, manifest_bytes};
 use crate::earth::Earth;
@@ -32,8 +33,11 @@ pub(crate) use transfers::Transfer;
 /// The number under which the origin goes where servers have theirs.
 pub(crate) const ORIGIN: u32 = u32::MAX;
 
+pub(crate) use connections::CONNECT_US;
+pub(crate) use meeting::LOOK_UP_MS;
+
 /// How long it takes to notice that a connection broke, in microseconds.
-const BROKEN_US: u64 = 1_000_000;
+pub(crate) const BROKEN_US: u64 = 1_000_000;
 
 /// One server's part.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ struct Part {
     manner: Option<Manner>,
     /// Chunks that it said it is fetching for others: whoever listens later is told.
     taking: BTreeSet<u32>,
+    /// Chunks of which it heard that others are fetching them, and until when that may be true.
+    heard: BTreeMap<u32, Moment>,
     /// Its requests to the origin.
     of_earth: BTreeMap<u32, Item>,
     /// Of whom its core has heard.
@@ -103,6 +109,7 @@ impl Swarming {
             complete: false,
             manner: None,
             taking: BTreeSet::new(),
+            heard: BTreeMap::new(),
             of_earth: BTreeMap::new(),
             knows: Vec::new(),
             listeners: Vec::new(),
@@ -243,6 +250,9 @@ impl World {
                 Effect::AnnounceHave { chunk, .. } => haves.push(chunk),
                 Effect::AnnounceTaking { chunk, .. } => self.announce(server, Word::Taking(chunk)),
                 Effect::AnnounceLeft { chunk, .. } => self.announce(server, Word::Left(chunk)),
+                Effect::Heard { chunk, until, .. } => {
+                    self.swarming.parts[server].heard.insert(chunk, until);
+                }
                 Effect::Complete { .. } => {
                     // What is complete needs no core any more: it gives whatever is asked for.
                     self.swarming.parts[server].complete = true;

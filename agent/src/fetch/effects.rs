@@ -9,6 +9,7 @@ use lunar_agent_core::swarm::{Effect, Input, Item, Outcome, RequestId};
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{ArtifactId, PeerKey};
 use lunar_common::manifest::Manifest;
+use lunar_host::clock;
 use lunar_transport::data_plane::{CHUNKS_PER_NOTE_MAX, Distance, FetchError, Link, Note};
 
 use super::driver::Driver;
@@ -49,6 +50,9 @@ impl Driver {
                     self.plane.announce(artifact, Note::Taking(chunk));
                 }
                 Effect::AnnounceLeft { artifact, chunk } => self.plane.announce(artifact, Note::Left(chunk)),
+                Effect::Heard { artifact, chunk, until } => {
+                    self.plane.heard(artifact, chunk, until.since(clock::moment()));
+                }
                 Effect::Banned { peer, offence, until } => {
                     tracing::warn!(peer = %peer, ?offence, until_ms = until.0, "a peer is banned for a while");
                 }

@@ -3,6 +3,8 @@
 //! Owns [`Happened`]. Main invariant: every task that the fetcher starts ends in exactly one report, unless it
 //! was aborted.
 
+use std::time::Duration;
+
 use lunar_agent_core::swarm::{Outcome, RequestId, Word};
 use lunar_artifact::PackError;
 use lunar_common::ids::{ArtifactId, PeerKey};
@@ -40,7 +42,10 @@ pub(super) fn word(note: Note) -> Word {
     match note {
         Note::Nothing => Word::Nothing,
         Note::HaveSet(have) => Word::HaveSet(have),
-        Note::Standing { have, taking } => Word::Standing { have, taking },
+        Note::Standing { have, taking, heard } => {
+            let left = |(chunk, ms): (u32, u32)| (chunk, Duration::from_millis(ms.into()));
+            Word::Standing { have, taking, heard: heard.into_iter().map(left).collect() }
+        }
         Note::Have(chunk) => Word::Have(chunk),
         Note::Haves(chunks) => Word::Haves(chunks),
         Note::Taking(chunk) => Word::Taking(chunk),

@@ -12,7 +12,7 @@ use crate::links::Route;
 use crate::world::World;
 
 /// How long one waits for a connection to a machine that does not answer, in microseconds.
-const CONNECT_US: u64 = 2_000_000;
+pub(crate) const CONNECT_US: u64 = 2_000_000;
 
 impl World {
     /// Whether one machine can hear another on the data plane now.
@@ -27,9 +27,16 @@ impl World {
         (!cut(a) && !cut(b)).then_some(route)
     }
 
+    /// These cannot hear each other, or somebody, now: for a while they may not know who fetches and has what.
+    pub(super) fn disturb(&mut self, servers: impl IntoIterator<Item = u32>) {
+        for server in servers.into_iter().filter(|server| *server != ORIGIN) {
+            self.earth_seen.disturbed(server as usize, self.at_us);
+        }
+    }
+
     /// What was said got no answer: the connection is given up, and made anew when it can be.
     pub(super) fn swarm_breaks(&mut self, a: u32, b: u32) {
-        self.earth_seen.disturbed_us = Some(self.at_us);
+        self.disturb([a, b]);
         if self.swarming.parts[a as usize].links.binary_search(&b).is_ok() {
             self.unlink(a, b);
             for (at, whom) in [(a, b), (b, a)] {
@@ -47,9 +54,8 @@ impl World {
                 self.put_at_us(self.at_us + way, Event::Linked { a: from, b: to });
             }
             None => {
-                // Whoever is cut off cannot be asked what it has.
                 if lives {
-                    self.earth_seen.disturbed_us = Some(self.at_us);
+                    self.disturb([from, to]);
                 }
                 self.put_at_us(self.at_us + CONNECT_US, Event::NotLinked { from, to });
             }

@@ -6,7 +6,7 @@
 use lunar_agent_core::swarm::{Config, Input, Swarm};
 use lunar_common::ids::PeerKey;
 
-use super::{Swarming, put_in, small};
+use super::{BROKEN_US, Swarming, put_in, small};
 use crate::chance::keyed;
 use crate::documents::NEW;
 use crate::event::Event;
@@ -21,7 +21,7 @@ const FIRST_OF_SITE: usize = 6;
 const NEIGHBOURS_A_SIDE: usize = 10;
 
 /// Between two look-ups of who takes part, in milliseconds.
-const LOOK_UP_MS: u64 = 20_000;
+pub(crate) const LOOK_UP_MS: u64 = 20_000;
 
 impl Swarming {
     /// Whom a server hears of: the first of each site, as gossip tells everyone, and neighbours in its own. Whoever
@@ -114,8 +114,11 @@ impl World {
         let (hears, other) = (&self.swarming.parts[to], small(whom));
         let known = hears.swarm.is_none() || hears.knows.binary_search(&other).is_ok();
         let there = self.swarming.takes_part(other, self.servers[whom].seat.site);
-        if known || !there || self.route(small(to), other).is_none() {
+        if known || !there {
             return;
+        }
+        if self.route(small(to), other).is_none() {
+            return self.disturb([small(to), other]);
         }
         put_in(&mut self.swarming.parts[to].knows, other);
         let peer = self.meet(to, whom);
@@ -138,7 +141,7 @@ impl World {
 
     /// A network half died: its connections break, and what lies on its disk stays.
     pub(crate) fn swarm_dies(&mut self, server: usize) {
-        self.earth_seen.disturbed_us = Some(self.at_us);
+        self.disturb([small(server)]);
         let part = &mut self.swarming.parts[server];
         if let Some(swarm) = part.swarm.take() {
             part.on_disk = swarm.have(NEW).cloned();
@@ -146,7 +149,10 @@ impl World {
         part.alarm = None;
         part.knows.clear();
         part.taking.clear();
-        part.of_earth.clear();
+        part.heard.clear();
+        for item in std::mem::take(&mut part.of_earth).into_values() {
+            self.earth_over(server, item);
+        }
         let (number, site) = (small(server), self.servers[server].seat.site);
         self.swarming.wanting.remove(&number);
         self.swarming.live[site].remove(&(self.swarming.orders[server], number));

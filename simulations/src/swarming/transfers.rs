@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lunar_agent_core::swarm::{Input, Item, Outcome, RequestId};
+use lunar_agent_core::swarm::{Input, Item, Outcome, RequestId, Word};
 use lunar_common::have_set::HaveSet;
 
 use super::{BROKEN_US, ORIGIN, numbered, small};

@@ -45,7 +45,8 @@ impl World {
                 taking.remove(chunk);
             }
             Word::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
-            Word::HaveSet(_) | Word::Standing { .. } | Word::Nothing => {}
+            Word::Standing { taking: all, .. } => *taking = all.iter().copied().collect(),
+            Word::HaveSet(_) | Word::Nothing => taking.clear(),
         }
         let word = Arc::new(word);
         for to in self.swarming.parts[from].listeners.clone() {
@@ -59,6 +60,7 @@ impl World {
             return;
         }
         let chunks = self.swarming.chunks();
+        let now = self.servers[to as usize].now(self.at_ms).moment;
         let part = &mut self.swarming.parts[to as usize];
         let word = match (part.manner, &part.swarm) {
             (Some(Manner::Lies), _) => Word::HaveSet(HaveSet::full(chunks)),
@@ -66,6 +68,12 @@ impl World {
             (_, Some(swarm)) => swarm.have(NEW).map_or(Word::Nothing, |have| Word::Standing {
                 have: have.clone(),
                 taking: part.taking.iter().copied().collect(),
+                heard: part
+                    .heard
+                    .iter()
+                    .filter(|(_, until)| **until > now)
+                    .map(|(chunk, until)| (*chunk, until.since(now)))
+                    .collect(),
             }),
             (_, None) => Word::Nothing,
         };

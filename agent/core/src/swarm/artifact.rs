@@ -1,7 +1,7 @@
 //! One artifact's swarm, as one agent sees it.
 //!
 //! Owns [`Artifact`]: its members, what each said it has and is taking, and the picker they feed. Main
-//! invariant: a member's copies are in the picker's counters exactly while that member is a source, and its
+//! invariant: a member's copies are in the picker's counters exactly while that member can be counted on, and its
 //! takings exactly while it is connected, reliable and not silent; both change through `reconsider` only.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +61,7 @@ impl Membership {
 pub(super) struct Artifact {
     pub(super) duty: Duty,
     pub(super) members: BTreeMap<PeerKey, Membership>,
-    /// Members whose copies count, so that choosing a source looks at no others.
+    /// Members that may be asked for what they have, so that choosing a source looks at no others.
     pub(super) sources: BTreeSet<PeerKey>,
     pub(super) manifest: ManifestState,
     /// Most bytes that the manifest has.
@@ -77,7 +77,14 @@ pub(super) struct Artifact {
     pub(super) gateways_changed: bool,
     pub(super) helping_oneself: bool,
     pub(super) last_received: Moment,
+    /// When a chunk last came to anybody whom we hear.
+    pub(super) last_moved: Moment,
     pub(super) received: BytesBySource,
+    /// What members have heard that others are fetching, and until when that may be true.
+    pub(super) hearsay: BTreeMap<u32, Moment>,
+    /// Chunks whose fetching for others has just come to nothing: listeners are told, unless they are asked for again
+    /// at once.
+    pub(super) left: BTreeSet<u32>,
     /// Chunks that are here and that listeners were not told of.
     pub(super) untold: Vec<u32>,
     pub(super) complete: bool,
@@ -105,7 +112,10 @@ impl Artifact {
             gateways_changed: false,
             helping_oneself: false,
             last_received: now,
+            last_moved: now,
             received: BytesBySource::default(),
+            hearsay: BTreeMap::new(),
+            left: BTreeSet::new(),
             untold: Vec::new(),
             complete: false,
         }
@@ -158,6 +168,9 @@ impl Artifact {
     pub(super) fn opened(&mut self, picker: Picker, peers: &BTreeMap<PeerKey, Peer>) -> Vec<PeerKey> {
         let chunks = picker.len();
         self.picker = Some(picker);
+        self.hearsay.retain(|chunk, _| *chunk < chunks);
+        let heard: Vec<u32> = self.hearsay.keys().copied().collect();
+        self.count_hearsay(&heard, 1);
         self.settle_all();
         let mut liars = Vec::new();
         let keys: Vec<PeerKey> = self.members.keys().copied().collect();
@@ -184,13 +197,19 @@ impl Artifact {
             self.listened.remove(key);
         }
         let live = peer.class != Class::Earth && !membership.silent && peer.is_reliable();
-        let copies = self.picker.is_some() && peer.is_source() && membership.told.is_some();
+        let source = self.picker.is_some() && peer.is_source() && membership.told.is_some();
+        let copies = source && peer.is_counted();
         let takings = self.picker.is_some() && peer.link == Link::Connected && live;
         let duties_changed =
             if live { self.duty.add(*key, &peer.site) } else { self.duty.remove(key, &peer.site) };
         if duties_changed {
             self.gateways_changed = true;
             self.settle_all();
+        }
+        if source {
+            self.sources.insert(*key);
+        } else {
+            self.sources.remove(key);
         }
         self.count_copies(key, peer.class, copies);
         self.count_takings(key, peer.class, takings);
@@ -200,6 +219,7 @@ impl Artifact {
     pub(super) fn remove_member(&mut self, key: &PeerKey, peer: &Peer) {
         self.count_copies(key, peer.class, false);
         self.count_takings(key, peer.class, false);
+        self.sources.remove(key);
         self.members.remove(key);
         self.listened.remove(key);
         if self.duty.remove(key, &peer.site) {
@@ -220,13 +240,17 @@ impl Artifact {
         membership.answered = true;
         membership.silent = false;
         membership.last_said = now;
+        if matches!(word, Word::Have(_) | Word::Haves(_)) {
+            self.last_moved = now;
+        }
         let known = chunks.or(membership.told.as_ref().map(HaveSet::chunks));
         let possible = match &word {
             Word::Nothing => true,
             Word::HaveSet(told) => chunks.is_none_or(|chunks| told.chunks() == chunks),
-            Word::Standing { have, taking } => {
+            Word::Standing { have, taking, heard } => {
+                let mut named = taking.iter().chain(heard.iter().map(|(chunk, _)| chunk));
                 chunks.is_none_or(|chunks| have.chunks() == chunks)
-                    && taking.iter().all(|chunk| *chunk < have.chunks())
+                    && named.all(|chunk| *chunk < have.chunks())
             }
             Word::Have(chunk) | Word::Taking(chunk) | Word::Left(chunk) => {
                 known.is_none_or(|chunks| *chunk < chunks)
@@ -238,7 +262,7 @@ impl Artifact {
             match word {
                 Word::Nothing => {}
                 Word::HaveSet(have) => self.stands(key, peer.class, have, Vec::new()),
-                Word::Standing { have, taking } => self.stands(key, peer.class, have, taking),
+                Word::Standing { have, taking, .. } => self.stands(key, peer.class, have, taking),
                 Word::Have(chunk) => {
                     self.set_taking(key, peer.class, chunk, false);
                     self.set_copy(key, peer.class, chunk, true);
@@ -267,6 +291,38 @@ impl Artifact {
         let membership = self.members.entry(*key).or_default();
         membership.taking = taking.into_iter().collect();
         membership.told = Some(have);
+    }
+
+    /// Somebody is fetching these, as a member heard. Nobody is believed for longer than whoever said it first.
+    pub(super) fn hear(&mut self, heard: &[(u32, Moment)]) {
+        let mut new = Vec::new();
+        for (chunk, until) in heard {
+            let known = self.hearsay.insert(*chunk, *until);
+            if let Some(known) = known {
+                self.hearsay.insert(*chunk, known.max(*until));
+            } else {
+                new.push(*chunk);
+            }
+        }
+        self.count_hearsay(&new, 1);
+    }
+
+    /// What was heard and is too old to be true is forgotten. Tells when the next will be.
+    pub(super) fn forget_hearsay(&mut self, now: Moment) -> Option<Moment> {
+        let old: Vec<u32> =
+            self.hearsay.iter().filter(|(_, until)| **until <= now).map(|(chunk, _)| *chunk).collect();
+        self.hearsay.retain(|_, until| *until > now);
+        self.count_hearsay(&old, -1);
+        self.hearsay.values().min().copied()
+    }
+
+    fn count_hearsay(&mut self, chunks: &[u32], by: i16) {
+        if let Some((picker, rules)) = self.picking() {
+            let all = picker.len();
+            for chunk in chunks.iter().filter(|chunk| **chunk < all) {
+                picker.taking(*chunk, Class::Sites, by, rules);
+            }
+        }
     }
 
     /// A member does not have a chunk after all.
@@ -306,11 +362,6 @@ impl Artifact {
         }
         membership.copies_counted = count;
         let chunks: Vec<u32> = membership.told.iter().flat_map(HaveSet::iter).collect();
-        if count {
-            self.sources.insert(*key);
-        } else {
-            self.sources.remove(key);
-        }
         if let Some((picker, rules)) = self.picking() {
             for chunk in chunks {
                 picker.copy(chunk, class, if count { 1 } else { -1 }, rules);

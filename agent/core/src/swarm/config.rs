@@ -24,6 +24,9 @@ pub struct Config {
     pub haves_per_message: usize,
     /// Longest that listeners wait to be told of a chunk.
     pub announce_within: Duration,
+    /// The same for a chunk that several of the site have: nobody waits for one more copy, and where chunks come slowly
+    /// most messages would tell of one each.
+    pub announce_common_within: Duration,
     /// Connections to members of the same site, gateways included. 8 in flight need few sources.
     pub neighbours_max: usize,
     /// A request's time before its bytes are counted, same site.
@@ -56,6 +59,13 @@ pub struct Config {
     pub lies_max: u32,
 }
 
+impl Config {
+    /// How long so many bytes take at the rate floor.
+    pub(super) fn at_the_floor(&self, bytes: u64) -> Duration {
+        Duration::from_millis(bytes.saturating_mul(1000) / self.rate_floor_bytes_s.max(1))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -65,6 +75,7 @@ impl Default for Config {
             gateways_per_site: 3,
             haves_per_message: 16,
             announce_within: Duration::from_millis(250),
+            announce_common_within: Duration::from_secs(2),
             neighbours_max: 12,
             patience_site: Duration::from_secs(5),
             patience_sites: Duration::from_secs(10),

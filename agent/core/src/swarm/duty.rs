@@ -84,6 +84,7 @@ impl Duty {
     }
 
     /// The gateways of all sites, oneself included if one is.
+    #[cfg(test)]
     pub(super) fn gateways(&self) -> impl Iterator<Item = PeerKey> + '_ {
         self.fleet_gateways.iter().map(|gateway| gateway.peer)
     }

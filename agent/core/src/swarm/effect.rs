@@ -79,6 +79,15 @@ pub enum Effect {
         /// Which chunk.
         chunk: u32,
     },
+    /// Remember, for whoever begins to listen, that somebody is fetching a chunk into its site or the fleet.
+    Heard {
+        /// Of which artifact.
+        artifact: ArtifactId,
+        /// Which chunk.
+        chunk: u32,
+        /// Until when that may be true.
+        until: Moment,
+    },
     /// For the log: a peer is not asked for anything until then.
     Banned {
         /// Who.

@@ -35,6 +35,9 @@ pub enum Word {
         have: HaveSet,
         /// What it is fetching for others.
         taking: Vec<u32>,
+        /// What it has heard that others are fetching, and for how long that may be true: they may be gateways no
+        /// more, whom nobody new listens to.
+        heard: Vec<(u32, Duration)>,
     },
     /// It has one more chunk.
     Have(u32),

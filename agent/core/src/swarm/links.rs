@@ -4,6 +4,7 @@
 //! and the gateways of its site; a gateway also to the other sites' gateways; and to the origin only when it
 //! has something to fetch from it.
 
+use lunar_common::bounds::FRAME_BYTES_MAX;
 use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
 use lunar_common::time::Moment;
 
@@ -11,6 +12,7 @@ use super::artifact::ManifestState;
 use super::effect::{Effect, Offence};
 use super::input::Word;
 use super::peers::{Class, Link, Peer};
+use super::picker::Picker;
 use super::timers::Timer;
 use super::{PEERS_MAX, Swarm};
 
@@ -122,8 +124,40 @@ impl Swarm {
         if state.complete || peer.class == Class::Earth {
             return;
         }
+        // No request over the link to Earth lasts longer than its patience.
+        let largest = state.picker.as_ref().map_or(FRAME_BYTES_MAX.into(), Picker::frame_bytes_max);
+        let longest = now.after(self.config.patience_earth + self.config.at_the_floor(largest));
+        let (mut taken, mut heard) = (Vec::new(), Vec::new());
+        match &word {
+            Word::Taking(chunk) => taken.push((*chunk, longest)),
+            Word::Standing { taking, heard: of_others, .. } => {
+                taken.extend(taking.iter().map(|chunk| (*chunk, longest)));
+                heard.extend(of_others.iter().map(|(chunk, left)| (*chunk, now.after(*left).min(longest))));
+            }
+            Word::Nothing | Word::HaveSet(_) | Word::Have(_) | Word::Haves(_) | Word::Left(_) => {}
+        }
         if !state.said(&key, peer, word, now) {
-            self.lied(key, now);
+            return self.lied(key, now);
+        }
+        if !peer.is_reliable() {
+            return;
+        }
+        if !heard.is_empty() {
+            state.hear(&heard);
+            if let Some(first) = state.forget_hearsay(now) {
+                self.timers.arm(Timer::Hearsay(artifact), first);
+            }
+        }
+        for (chunk, until) in taken.into_iter().chain(heard) {
+            self.effects.push_back(Effect::Heard { artifact, chunk, until });
+        }
+    }
+
+    /// What was heard of others' fetching is too old to be true.
+    pub(super) fn forget_hearsay(&mut self, artifact: ArtifactId, now: Moment) {
+        let next = self.artifacts.get_mut(&artifact).and_then(|state| state.forget_hearsay(now));
+        if let Some(next) = next {
+            self.timers.arm(Timer::Hearsay(artifact), next);
         }
     }
 

@@ -7,8 +7,9 @@
 //!
 //! Sources, in order: same site, other sites, Earth. Two duties keep the thin links idle (see `duty`): each
 //! chunk has one fetcher over the Earth link, among the gateways of all sites, and one importer into each
-//! site, among that site's gateways. A gateway says what it is *taking*, so that a change of membership fetches
-//! nothing twice. One that owes chunks and falls silent is passed over; and when nothing arrives at all, members
+//! site, among that site's gateways. A gateway says what it is *taking*, and one that is new to the others, or to
+//! which others are new, hears them before it asks Earth, so that a change of membership fetches nothing twice. One
+//! that owes chunks and falls silent is passed over; and when nothing arrives at all, members
 //! help themselves, one after the other.
 
 mod artifact;
@@ -139,6 +140,7 @@ impl Swarm {
                 // `fill` plays the end-game; the timer only wakes it.
                 Timer::EndGame(_) => {}
                 Timer::Stall(artifact) => self.stalled(artifact, now),
+                Timer::Hearsay(artifact) => self.forget_hearsay(artifact, now),
                 Timer::Announce(artifact) => self.announce(artifact),
             }
         }
@@ -254,7 +256,9 @@ impl Swarm {
     }
 
     fn disarm_all(&mut self, artifact: ArtifactId) {
-        for timer in [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall, Timer::Announce] {
+        let all =
+            [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall, Timer::Hearsay, Timer::Announce];
+        for timer in all {
             self.timers.disarm(timer(artifact));
         }
     }
@@ -299,7 +303,8 @@ impl Swarm {
         self.links_changed = true;
         let unheard = state.unheard(&self.peers);
         for key in &unheard {
-            if let Some(membership) = state.members.get_mut(key).filter(|other| other.sought_since.is_none()) {
+            if let Some(membership) = state.members.get_mut(key).filter(|other| other.sought_since.is_none())
+            {
                 // Nobody listened to it before: its silence begins now.
                 (membership.sought_since, membership.last_said) = (Some(now), now);
             }
@@ -316,7 +321,7 @@ impl Swarm {
     fn look_for_silent(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         let mean = state.picker.as_ref().map_or(0, Picker::frame_bytes_mean);
-        let at_the_floor = Duration::from_secs(mean / self.config.rate_floor_bytes_s.max(1));
+        let at_the_floor = self.config.at_the_floor(mean);
         // Whom nobody listens to cannot be heard either.
         for key in state.sought().into_iter().filter(|key| state.duty.is_gateway(key)).collect::<Vec<_>>() {
             let (Some(peer), Some(membership)) = (self.peers.get(&key), state.members.get_mut(&key)) else {
@@ -329,7 +334,9 @@ impl Swarm {
             } else {
                 self.config.silence
             };
-            if owes && !membership.silent && now.since(membership.last_said) >= waits + at_the_floor {
+            // Where nothing moves at all, as in a blackout, nobody is any better: then only stalling helps.
+            let until = if state.picker.is_some() { state.last_moved } else { now };
+            if owes && !membership.silent && until.since(membership.last_said) >= waits + at_the_floor {
                 membership.silent = true;
                 state.reconsider(&key, peer);
                 self.links_changed = true;

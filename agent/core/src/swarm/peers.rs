@@ -66,6 +66,8 @@ pub(super) struct Peer {
     bans: u32,
     lies: u32,
     busy: u32,
+    /// It has given something that was good.
+    gave: bool,
     /// Its breaker was opened by connections that failed, and by nothing else.
     unreached: bool,
     /// Requests in flight to it.
@@ -85,6 +87,7 @@ impl Peer {
             bans: 0,
             lies: 0,
             busy: 0,
+            gave: false,
             unreached: false,
             in_flight: 0,
         }
@@ -95,6 +98,17 @@ impl Peer {
         self.link == Link::Connected
             && self.banned_until.is_none()
             && !matches!(self.breaker, Breaker::Open { .. })
+    }
+
+    /// Whether its copies can be counted on: a source whose breaker is half-open has to prove itself first, with what
+    /// could be had elsewhere too, or with what nobody else was asked for.
+    pub(super) fn is_counted(&self) -> bool {
+        self.is_source() && !self.is_on_trial()
+    }
+
+    /// Whether its breaker is half-open.
+    pub(super) fn is_on_trial(&self) -> bool {
+        matches!(self.breaker, Breaker::HalfOpen { .. })
     }
 
     /// Whether a request may be sent to it now.
@@ -153,6 +167,7 @@ impl Peer {
         let closed = !matches!(self.breaker, Breaker::Closed { .. });
         self.breaker = Breaker::Closed { failures: 0 };
         self.unreached = false;
+        self.gave = true;
         self.busy = 0;
         closed
     }
@@ -168,6 +183,18 @@ impl Peer {
             Breaker::HalfOpen { opened } => open(opened, key, config, now),
             open @ Breaker::Open { .. } => open,
         };
+    }
+
+    /// A request came to nothing in all its time. Whoever has never given anything is given no second one.
+    pub(super) fn dripped(&mut self, key: &PeerKey, config: &Config, now: Moment) {
+        if let (false, Class::Site | Class::Sites, Breaker::Closed { .. }) =
+            (self.gave, self.class, self.breaker)
+        {
+            self.unreached = false;
+            self.breaker = open(0, key, config, now);
+        } else {
+            self.failed(key, config, now);
+        }
     }
 
     /// An attempt to connect failed: unlike a request's failure, one is enough.
@@ -267,6 +294,23 @@ mod tests {
         let second = peer.refresh(first).unwrap();
         assert!(second.since(first) >= first.since(Moment(0)) * 2 * 9 / 10);
         assert!(second.since(first) >= config.breaker.base * 2);
+    }
+
+    #[test]
+    fn a_peer_that_could_not_be_reached_is_relied_on_as_soon_as_it_connects() {
+        let (config, mut peer) = (Config::default(), peer());
+        peer.link = Link::Absent;
+        peer.unreached(&KEY, &config, Moment(0));
+        assert!(!peer.is_reliable());
+        peer.reached();
+        assert!(peer.is_reliable() && peer.is_askable());
+        // What failed otherwise is not mended by a connection.
+        for _ in 0..config.breaker_failures {
+            peer.failed(&KEY, &config, Moment(0));
+        }
+        peer.unreached(&KEY, &config, Moment(0));
+        peer.reached();
+        assert!(!peer.is_reliable());
     }
 
     #[test]

@@ -12,11 +12,16 @@ use lunar_common::order::draw;
 use super::duty::Duty;
 use super::peers::Class;
 
+/// Copies in the site, of those that are connected, from which on one more helps nobody at once: half of what are
+/// asked at a time.
+const COMMON_AT: u16 = 4;
+
 /// One artifact's chunks.
 #[derive(Debug, Clone)]
 pub(super) struct Picker {
     frame_bytes: Vec<u32>,
     frame_bytes_mean: u64,
+    frame_bytes_max: u64,
     have: HaveSet,
     had: u32,
     under_way: Vec<bool>,
@@ -48,6 +53,7 @@ impl Picker {
         let sum: u64 = frame_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
         Self {
             frame_bytes_mean: (sum / frame_bytes.len().max(1) as u64).max(1),
+            frame_bytes_max: frame_bytes.iter().max().copied().unwrap_or(0).into(),
             frame_bytes,
             have,
             had,
@@ -90,6 +96,21 @@ impl Picker {
     /// The mean frame length, at least 1.
     pub(super) fn frame_bytes_mean(&self) -> u64 {
         self.frame_bytes_mean
+    }
+
+    /// Whether a chunk is neither here nor under way.
+    pub(super) fn is_idle(&self, chunk: u32) -> bool {
+        chunk < self.len() && !self.have.contains(chunk) && !self.under_way[chunk as usize]
+    }
+
+    /// Whether so few in the site have a chunk that somebody may wait for one more.
+    pub(super) fn is_rare_in_site(&self, chunk: u32) -> bool {
+        self.copies_site.get(chunk as usize).is_none_or(|copies| *copies < COMMON_AT)
+    }
+
+    /// The largest frame's length.
+    pub(super) fn frame_bytes_max(&self) -> u64 {
+        self.frame_bytes_max
     }
 
     /// A chunk is here.

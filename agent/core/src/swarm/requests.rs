@@ -40,12 +40,22 @@ impl Swarm {
             if self.artifacts.get(&artifact).is_some_and(|state| state.picker.is_some()) {
                 self.fill_from_peers(artifact, now);
                 self.fill_from_earth(artifact, now);
+                self.try_again(artifact, now);
                 self.end_game(artifact, now);
+                self.tell_left(artifact);
             } else {
                 self.fetch_manifest(artifact, now);
             }
         }
         self.connect_to_needed();
+    }
+
+    /// Tells listeners what is not being fetched for them any more.
+    fn tell_left(&mut self, artifact: ArtifactId) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        for chunk in std::mem::take(&mut state.left) {
+            self.effects.push_back(Effect::AnnounceLeft { artifact, chunk });
+        }
     }
 
     fn fill_from_peers(&mut self, artifact: ArtifactId, now: Moment) {
@@ -81,30 +91,63 @@ impl Swarm {
         }
     }
 
+    /// Gives each source whose breaker is half-open a request by which it can prove itself: for a chunk that it alone
+    /// may have, and that was asked for nowhere else.
+    fn try_again(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get(&artifact) else { return };
+        let Some(picker) = state.picker.as_ref() else { return };
+        let on_trial = state.sources.iter().filter_map(|key| Some((key, self.peers.get(key)?)));
+        let asked: Vec<(PeerKey, Class, u32)> = on_trial
+            .filter(|(_, peer)| peer.is_on_trial() && peer.is_askable())
+            .filter_map(|(key, peer)| {
+                let ours = |chunk: &u32| {
+                    peer.class == Class::Site || state.duty.is_importer(*chunk) || state.helping_oneself
+                };
+                let told = state.members.get(key)?.told.as_ref()?;
+                let chunk = told.iter().find(|chunk| picker.is_idle(*chunk) && ours(chunk))?;
+                Some((*key, peer.class, chunk))
+            })
+            .collect();
+        for (key, class, chunk) in asked {
+            let idle = |picker: &Picker| picker.is_idle(chunk);
+            let state = self.artifacts.get(&artifact);
+            let still = state.and_then(|state| state.picker.as_ref()).is_some_and(idle);
+            if still && self.in_flight.to_peers() < self.config.in_flight_max {
+                self.request(artifact, Item::Chunk(chunk), class, key, now);
+            }
+        }
+    }
+
     fn fetch_manifest(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get(&artifact) else { return };
         if state.manifest != ManifestState::Missing {
             return;
         }
-        let holders = |class: Class| {
+        let holders = |class: Class, on_trial: bool| {
             let told = state.members.iter().filter(|(_, membership)| membership.told.is_some());
             let askable = told.filter_map(|(key, _)| Some((key, self.peers.get(key)?)));
             askable
-                .filter(move |(_, peer)| peer.class == class && peer.is_askable())
+                .filter(move |(_, peer)| {
+                    peer.class == class && peer.is_askable() && peer.is_on_trial() == on_trial
+                })
                 .min_by_key(|(key, peer)| (peer.failures(), draw("swarm manifest", &[&self.me.0, &key.0])))
                 .map(|(key, _)| (class, *key))
         };
         let importer = state.duty.is_importer(MANIFEST) || state.helping_oneself;
         let fetcher = state.settled && (state.duty.is_earth_fetcher(MANIFEST) || state.helping_oneself);
-        let source = holders(Class::Site)
-            .or_else(|| if importer { holders(Class::Sites) } else { None })
+        let of_peers = |on_trial: bool| {
+            holders(Class::Site, on_trial)
+                .or_else(|| if importer { holders(Class::Sites, on_trial) } else { None })
+        };
+        let source = of_peers(false)
             .or_else(|| {
                 if fetcher && self.nobody_has_the_manifest(state) {
                     Some((Class::Earth, self.origin()?))
                 } else {
                     None
                 }
-            });
+            })
+            .or_else(|| of_peers(true));
         if let Some((class, peer)) = source {
             self.request(artifact, Item::Manifest, class, peer, now);
         }
@@ -194,7 +237,8 @@ impl Swarm {
                 }
                 let again = !self.in_flight.of_item(artifact, item).is_empty();
                 assert!(!(again && class == Class::Earth), "nothing is asked for twice over the Earth link");
-                announced = class != Class::Site && !again;
+                // Of what is asked for again as soon as it came to nothing, nothing need be said.
+                announced = class != Class::Site && !again && !state.left.remove(&chunk);
             }
         }
         let request = self.in_flight.add(Flight { artifact, item, peer: key, class, sent: now });
@@ -215,8 +259,7 @@ impl Swarm {
             Class::Sites => self.config.patience_sites,
             Class::Earth => self.config.patience_earth,
         };
-        let floor = self.config.rate_floor_bytes_s.max(1);
-        base + Duration::from_millis(u64::from(bytes).saturating_mul(1000) / floor)
+        base + self.config.at_the_floor(u64::from(bytes))
     }
 
     /// A request ended.
@@ -252,7 +295,10 @@ impl Swarm {
         let Some(flight) = self.in_flight.get(request).copied() else { return };
         self.effects.push_back(Effect::Cancel { request });
         self.release(request);
-        self.failed(flight.peer, now);
+        if let Some(peer) = self.peers.get_mut(&flight.peer) {
+            peer.dripped(&flight.peer, &self.config, now);
+        }
+        self.peer_changed(flight.peer, now);
     }
 
     /// An item is here: whatever else was asked for it is cancelled.
@@ -266,7 +312,7 @@ impl Swarm {
             self.free_slot(other);
         }
         let Some(state) = self.artifacts.get_mut(&flight.artifact) else { return };
-        state.last_received = now;
+        (state.last_received, state.last_moved) = (now, now);
         let received = match flight.class {
             Class::Site => &mut state.received.site,
             Class::Sites => &mut state.received.sites,
@@ -286,9 +332,11 @@ impl Swarm {
                 let enough = state.untold.len() >= self.config.haves_per_message;
                 if flight.class != Class::Site || enough {
                     self.announce(flight.artifact);
-                } else if state.untold.len() == 1 {
-                    let at = now.after(self.config.announce_within);
-                    self.timers.arm(Timer::Announce(flight.artifact), at);
+                } else {
+                    let rare = state.picker.as_ref().is_some_and(|picker| picker.is_rare_in_site(chunk));
+                    let within =
+                        if rare { self.config.announce_within } else { self.config.announce_common_within };
+                    self.timers.arm_no_later(Timer::Announce(flight.artifact), now.after(within));
                 }
                 self.complete_if_so(flight.artifact);
             }
@@ -346,7 +394,7 @@ impl Swarm {
                     picker.set_under_way(chunk, false, rules);
                 }
                 if flight.class != Class::Site {
-                    self.effects.push_back(Effect::AnnounceLeft { artifact: flight.artifact, chunk });
+                    state.left.insert(chunk);
                 }
             }
         }

@@ -25,6 +25,8 @@ pub(super) enum Timer {
     EndGame(ArtifactId),
     /// Nothing at all arrived for long: help oneself, whoever was meant to.
     Stall(ArtifactId),
+    /// What was heard of others' fetching is too old to be true.
+    Hearsay(ArtifactId),
     /// Listeners have not been told for a while of chunks that are here.
     Announce(ArtifactId),
 }
@@ -42,6 +44,13 @@ impl Timers {
         self.disarm(timer);
         self.armed.insert(timer, at);
         self.order.insert((at, timer));
+    }
+
+    /// Sets a timer's deadline, unless it has an earlier one.
+    pub(super) fn arm_no_later(&mut self, timer: Timer, at: Moment) {
+        if self.armed.get(&timer).is_none_or(|armed| at < *armed) {
+            self.arm(timer, at);
+        }
     }
 
     /// Takes a timer's deadline away, if it has one.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use lunar_common::ids::{ArtifactId, PeerKey};
@@ -165,6 +166,11 @@ impl DataPlane {
     pub fn announce(&self, artifact: ArtifactId, note: Note) {
         // Nobody listening is no error.
         self.inner.service.announce(artifact, note);
+    }
+
+    /// Somebody else is fetching a chunk, for so long at most: whoever begins to listen is told.
+    pub fn heard(&self, artifact: ArtifactId, chunk: u32, left: Duration) {
+        self.inner.service.heard(artifact, chunk, left);
     }
 
     /// Connections that passed the gate.

@@ -52,11 +52,13 @@ pub enum Note {
         have: HaveSet,
         /// What I am fetching for others.
         taking: Vec<u32>,
+        /// What I have heard that others are fetching, and for how many milliseconds more that may be true.
+        heard: Vec<(u32, u32)>,
     },
 }
 
-/// Most chunks that one note names one by one: beside the largest have-set they still fit its bound.
-pub const CHUNKS_PER_NOTE_MAX: usize = 1_024;
+/// Most chunks that one note names one by one in a list: beside the largest have-set two lists still fit its bound.
+pub const CHUNKS_PER_NOTE_MAX: usize = 512;
 
 /// Status of an answer: a length and the bytes follow.
 pub const HERE: u8 = 0;
@@ -160,7 +162,8 @@ mod tests {
     async fn the_largest_have_set_and_what_is_being_fetched_fit_their_bound_and_come_back() {
         let chunks = u32::try_from(lunar_common::bounds::CHUNKS_MAX).unwrap();
         let taking = vec![chunks - 1; CHUNKS_PER_NOTE_MAX];
-        let note = Note::Standing { have: HaveSet::full(chunks), taking };
+        let heard = vec![(chunks - 1, 60_000); CHUNKS_PER_NOTE_MAX];
+        let note = Note::Standing { have: HaveSet::full(chunks), taking, heard };
         let mut bytes = Vec::new();
         write_message(&mut bytes, &note, NOTE_BYTES_MAX).await.unwrap();
         let back: Note = read_message(&mut bytes.as_slice(), NOTE_BYTES_MAX).await.unwrap();

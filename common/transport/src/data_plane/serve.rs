@@ -16,7 +16,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::config::PlaneLimits;
 use super::protocol::{
@@ -54,6 +54,8 @@ pub(super) struct Service {
     /// Chunks that are being fetched for others: whoever listens from now on must hear of them too, or it would
     /// fetch them a second time.
     taking: Mutex<BTreeMap<ArtifactId, BTreeSet<u32>>>,
+    /// Chunks of which was heard that others are fetching them, and until when that may be true.
+    heard: Mutex<BTreeMap<ArtifactId, BTreeMap<u32, Instant>>>,
     serving: Semaphore,
     waiting: Semaphore,
 }
@@ -80,6 +82,7 @@ impl Service {
             shaper: limits.rate_bits_s.map(Shaper::new),
             notes: broadcast::channel(NOTES_BEHIND_MAX).0,
             taking: Mutex::default(),
+            heard: Mutex::default(),
             serving: Semaphore::new(limits.serving_max),
             waiting: Semaphore::new(limits.waiting_max),
         }
@@ -106,6 +109,25 @@ impl Service {
         let _ = self.notes.send((artifact, note));
     }
 
+    /// Somebody else is fetching a chunk, for so long at most.
+    pub(super) fn heard(&self, artifact: ArtifactId, chunk: u32, left: Duration) {
+        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(artifact).or_default().insert(chunk, Instant::now() + left);
+    }
+
+    /// What may still be true of what was heard. The rest is forgotten.
+    fn heard_of(&self, artifact: ArtifactId) -> Vec<(u32, u32)> {
+        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        all.retain(|_, heard| {
+            heard.retain(|_, until| *until > now);
+            !heard.is_empty()
+        });
+        let left = |until: &Instant| u32::try_from((*until - now).as_millis()).unwrap_or(u32::MAX);
+        let heard = all.get(&artifact).into_iter().flatten().map(|(chunk, until)| (*chunk, left(until)));
+        heard.take(CHUNKS_PER_NOTE_MAX).collect()
+    }
+
     fn taking(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, BTreeSet<u32>>> {
         // A set of numbers is whole at every moment.
         self.taking.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,11 +138,12 @@ impl Service {
         // In this order: a chunk that comes in between is told of once more as being here.
         let mut taking: Vec<u32> = self.taking().get(&artifact).into_iter().flatten().copied().collect();
         let Some(have) = self.source.have(artifact) else { return vec![Note::Nothing] };
-        if taking.is_empty() {
+        let heard = self.heard_of(artifact);
+        if taking.is_empty() && heard.is_empty() {
             return vec![Note::HaveSet(have)];
         }
         let rest = taking.split_off(taking.len().min(CHUNKS_PER_NOTE_MAX));
-        let standing = Note::Standing { have, taking };
+        let standing = Note::Standing { have, taking, heard };
         std::iter::once(standing).chain(rest.into_iter().map(Note::Taking)).collect()
     }
 

@@ -3,6 +3,7 @@
 //! Owns a source whose frames can be told apart. Main invariant: every wait is for an answer. Refuses to know packs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use futures::{StreamExt, stream};
@@ -76,6 +77,8 @@ async fn whoever_begins_to_listen_hears_in_one_note_what_is_here_and_what_is_bei
     }
     server.announce(ARTIFACT, Note::Left(5));
     server.announce(ARTIFACT, Note::Haves(vec![7]));
+    server.heard(ARTIFACT, 11, Duration::from_secs(3_600));
+    server.heard(ARTIFACT, 13, Duration::ZERO);
 
     let mut told = link.listen(ARTIFACT).await.unwrap();
     let first = told.next().await.unwrap();
@@ -83,9 +86,11 @@ async fn whoever_begins_to_listen_hears_in_one_note_what_is_here_and_what_is_bei
     let second = told.next().await.unwrap();
     let later = link.listen(ARTIFACT).await.unwrap().next().await.unwrap();
 
-    assert_eq!(first, Note::Standing { have: HaveSet::full(CHUNKS), taking: vec![3, 9] });
+    let Note::Standing { have, taking, heard } = first else { panic!("{first:?}") };
+    assert_eq!((have, taking), (HaveSet::full(CHUNKS), vec![3, 9]));
+    assert!(matches!(heard[..], [(11, left)] if left <= 3_600_000), "{heard:?}");
     assert_eq!(second, Note::Haves(vec![3, 9]));
-    assert_eq!(later, Note::HaveSet(HaveSet::full(CHUNKS)));
+    assert!(matches!(later, Note::Standing { taking, .. } if taking.is_empty()));
 }
 
 #[tokio::test]

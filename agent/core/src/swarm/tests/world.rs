@@ -40,6 +40,8 @@ pub(super) struct Node {
     listeners: BTreeSet<usize>,
     /// What it is fetching for others: whoever listens later is told.
     taking: BTreeSet<u32>,
+    /// What it has heard that others are fetching: whoever listens later is told that too.
+    heard: BTreeMap<u32, Moment>,
     uplink_free_us: u64,
     wakes_at: Option<u64>,
     pub(super) sent_bytes: u64,
@@ -291,6 +293,9 @@ impl World {
                 Effect::AnnounceHave { chunk, .. } => self.announce(index, &Word::Have(chunk)),
                 Effect::AnnounceTaking { chunk, .. } => self.announce(index, &Word::Taking(chunk)),
                 Effect::AnnounceLeft { chunk, .. } => self.announce(index, &Word::Left(chunk)),
+                Effect::Heard { chunk, until, .. } => {
+                    self.nodes[index].heard.insert(chunk, until);
+                }
                 Effect::Banned { peer, offence, .. } => self.nodes[index].bans.push((peer, offence)),
                 Effect::Complete { .. } => self.nodes[index].completed_at = Some(self.now),
             }
@@ -342,7 +347,10 @@ impl World {
             (Manner::Lies, _) => Word::HaveSet(HaveSet::full(self.specification.chunks)),
             (_, Some(have)) => {
                 let taking = self.nodes[to].taking.iter().copied().collect();
-                Word::Standing { have: have.clone(), taking }
+                let now = self.now;
+                let heard = self.nodes[to].heard.iter().filter(|(_, until)| until.0 > now);
+                let heard = heard.map(|(chunk, until)| (*chunk, until.since(Moment(now)))).collect();
+                Word::Standing { have: have.clone(), taking, heard }
             }
             (_, None) => Word::Nothing,
         };
@@ -398,6 +406,7 @@ fn node(index: usize, site: SiteId, manner: Manner) -> Node {
         bans: Vec::new(),
         listeners: BTreeSet::new(),
         taking: BTreeSet::new(),
+        heard: BTreeMap::new(),
         uplink_free_us: 0,
         wakes_at: None,
         sent_bytes: 0,
