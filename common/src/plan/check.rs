@@ -125,6 +125,7 @@ impl Plan {
         super::stop::check(&self.stop, &mut Under::at("stop", &mut problems));
         super::stage::check(&self.stages, &mut Under::at("stages", &mut problems));
         super::order::check(&self.order, &mut Under::at("order", &mut problems));
+        problems.extend(self.check_windows());
         problems
     }
 

@@ -265,6 +265,8 @@ impl State {
                     self.rolled_back(server, transition);
                 }
             }
+            // What follows from windows hangs on the time too, and is no part of the fold.
+            EventBody::PlanWindows { .. } => {}
             EventBody::PlanRules { campaign, plan, rules } => {
                 self.rules_next.insert(campaign.clone(), (*plan, rules.clone()));
             }

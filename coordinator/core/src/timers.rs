@@ -23,6 +23,8 @@ pub enum Timer {
     Hold,
     /// A stage soaks: that is put down, and its gate looked at.
     Gate(CampaignId, u16),
+    /// A maintenance window opens or closes, or a tier is asked whether it is behind.
+    Window,
 }
 
 /// Deadlines by timer, and timers by deadline.
@@ -47,7 +49,7 @@ impl Timers {
         match &timer {
             Timer::Lease(server) => self.of_server(server).lease = Some(at),
             Timer::Silence(server) => self.of_server(server).silence = Some(at),
-            Timer::Announce | Timer::Hold | Timer::Gate(..) => {
+            Timer::Announce | Timer::Hold | Timer::Gate(..) | Timer::Window => {
                 self.armed.insert(timer.clone(), at);
             }
         }
@@ -64,7 +66,7 @@ impl Timers {
         match timer {
             Timer::Lease(server) => self.of_servers.get(server)?.lease,
             Timer::Silence(server) => self.of_servers.get(server)?.silence,
-            Timer::Announce | Timer::Hold | Timer::Gate(..) => self.armed.get(timer).copied(),
+            Timer::Announce | Timer::Hold | Timer::Gate(..) | Timer::Window => self.armed.get(timer).copied(),
         }
     }
 
@@ -72,7 +74,7 @@ impl Timers {
         match timer {
             Timer::Lease(server) => self.of_servers.get_mut(server)?.lease.take(),
             Timer::Silence(server) => self.of_servers.get_mut(server)?.silence.take(),
-            Timer::Announce | Timer::Hold | Timer::Gate(..) => self.armed.remove(timer),
+            Timer::Announce | Timer::Hold | Timer::Gate(..) | Timer::Window => self.armed.remove(timer),
         }
     }
 

@@ -254,6 +254,7 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::Halted { .. }
         | EventBody::Resumed { .. }
         | EventBody::PlanRules { .. }
+        | EventBody::PlanWindows { .. }
         | EventBody::Soaked { .. }
         | EventBody::GateOpened { .. }
         | EventBody::StopRules { .. }

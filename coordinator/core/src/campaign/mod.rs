@@ -9,6 +9,7 @@ pub(crate) mod gate;
 pub(crate) mod order;
 pub mod rules;
 pub(crate) mod stage;
+pub mod window;
 
 #[cfg(test)]
 mod order_tests;
@@ -16,3 +17,5 @@ mod order_tests;
 mod property;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;

@@ -98,8 +98,12 @@ impl Coordinator {
             return None;
         }
         let member = &self.state.servers.get(&claim.server)?.member;
-        let obstacle = self.obstacle_of_campaign(&claim.campaign, now);
-        if let Some(obstacle) = obstacle.or_else(|| self.obstacle_of_pause(&claim.campaign, member)) {
+        let stage = self.stage_of(&claim.campaign, &claim.server);
+        let obstacle = self
+            .obstacle_of_campaign(&claim.campaign, now)
+            .or_else(|| self.obstacle_of_pause(&claim.campaign, member))
+            .or_else(|| self.outside_window(&claim.campaign, member.tier, stage, now));
+        if let Some(obstacle) = obstacle {
             let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);
             return Some(self.wait_for(reason, claim));
         }
