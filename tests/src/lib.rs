@@ -22,7 +22,7 @@ pub use small_disk::SmallDisk;
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Far beyond what anything here takes on a loaded machine: past it, what is waited for never comes.
-const SAFETY_LIMIT: Duration = Duration::from_secs(100);
+const SAFETY_LIMIT: Duration = Duration::from_secs(300);
 
 /// Looks until there is something to see, and returns it.
 ///
