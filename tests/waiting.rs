@@ -66,6 +66,6 @@ fn a_tier_held_to_a_window_that_is_closed_waits_and_why_says_when_it_opens_while
         let last = events.transitions(free).last().map(|(_, to)| to.clone())?;
         ["complete", "rolled-back", "failed"].contains(&last.as_str()).then_some(events)
     });
-    assert_eq!(events.servers("Granted"), [free.clone()]);
+    assert_eq!(events.servers("Granted"), [free.as_str()]);
     fleet.check_audit();
 }
