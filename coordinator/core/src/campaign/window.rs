@@ -1,6 +1,6 @@
 //! Whether a maintenance window lets servers go down now (D3).
 //!
-//! Owns [`Doors`]: for each campaign, each tier and each stage that is held to windows, the stretch of open time that is
+//! Owns `Doors`: for each campaign, each tier and each stage that is held to windows, the stretch of open time that is
 //! or that comes next. Main invariant: a start is permitted only while a window is open and stays open for the time to
 //! begin, the expected time down and a rollback; what is remembered between two edges never differs from what the
 //! windows say. Time is the coordinator's own, and no other machine's: the clock's, which signed documents hold to a
