@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
+use lunar_common::time::WallTime;
+use lunar_host::clock;
 use lunar_tests::{Events, Fleet, wait_for};
 
 #[test]
@@ -29,4 +31,41 @@ fn why_names_the_limit_that_a_server_waits_for_and_who_holds_it() {
     let text = why["text"].as_str().unwrap();
     assert!(text.contains("life-support") && text.contains(&holder), "{text}");
     let _ = fleet.wait_until_over(fleet.servers());
+}
+
+#[test]
+fn a_tier_held_to_a_window_that_is_closed_waits_and_why_says_when_it_opens_while_another_tier_goes_on() {
+    let fleet = Fleet::found(4);
+    // From two hours on, for an hour, whatever the time is now.
+    let opens = WallTime((clock::wall().0 / 60 + 120) * 60);
+    let time = |later_s: i64| WallTime(opens.0 + later_s).to_string()["2026-11-21T".len()..][..5].to_owned();
+    let windows = format!(
+        "[windows]\nzone = \"UTC\"\n[[windows.weekly]]\nname = \"later\"\nfrom = \"{}\"\nuntil = \"{}\"\n\
+         [windows.tier]\n1 = {{ mode = \"strict\", windows = [\"later\"] }}\n\n[install]\n",
+        time(0),
+        time(3_600)
+    );
+    fleet.replan(&[("[install]\n", &windows)]);
+    fleet.publish();
+
+    // The fourth is of tier 2, the others of tier 1.
+    let [held @ .., free] = fleet.servers() else { panic!("four servers") };
+    let why = wait_for("everyone of tier 1 to wait for the window", || {
+        let why: Vec<_> = held.iter().map(|server| fleet.ask(&["why", server])[0].clone()).collect();
+        why.iter().all(|why| why["reason"].get("outside-window").is_some()).then_some(why)
+    });
+    for why in &why {
+        let reason = &why["reason"]["outside-window"];
+        assert_eq!(reason["opens"], opens.to_string().as_str(), "{why}");
+        assert_eq!((&reason["windows"][0], &reason["strict"]), (&"later".into(), &true.into()), "{why}");
+        let text = why["text"].as_str().unwrap();
+        assert!(text.contains("tier 1 starts in its maintenance windows only (later)"), "{text}");
+    }
+    let events = wait_for("the server of tier 2 to be done", || {
+        let events = Events::of(&fleet)?;
+        let last = events.transitions(free).last().map(|(_, to)| to.clone())?;
+        ["complete", "rolled-back", "failed"].contains(&last.as_str()).then_some(events)
+    });
+    assert_eq!(events.servers("Granted"), [free.clone()]);
+    fleet.check_audit();
 }

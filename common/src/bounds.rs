@@ -102,6 +102,15 @@ pub const ISSUED_AHEAD_S_MAX: i64 = 24 * 60 * 60;
 /// Longest duration in a plan, in seconds: a month. Anything longer is a slip of the pen.
 pub const PLAN_DURATION_S_MAX: u32 = 31 * 24 * 60 * 60;
 
+/// Most maintenance windows in one plan: one for each day and tier, with room.
+pub const WINDOWS_PER_PLAN_MAX: usize = 32;
+
+/// Longest pattern of a window's openings, in bytes: five fields with every hour listed one by one fit.
+pub const CRON_BYTES_MAX: usize = 256;
+
+/// Longest time that one opening of a window lasts, in seconds: a week. More is open most of the time.
+pub const WINDOW_OPEN_S_MAX: u32 = 7 * 24 * 60 * 60;
+
 /// Most arguments of one command in a plan.
 pub const COMMAND_ARGUMENTS_MAX: usize = 128;
 

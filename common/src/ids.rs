@@ -184,6 +184,8 @@ name_id! {
     ProbeName;
     /// A stage's name in its plan.
     StageName;
+    /// A maintenance window's name in its plan.
+    WindowName;
 }
 
 macro_rules! bytes_id {

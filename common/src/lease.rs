@@ -12,9 +12,11 @@ use crate::gate::{Demand, Evidence};
 use crate::health::Verdict;
 use crate::ids::{
     Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, ServerId, SiteId, StageName,
+    WindowName,
 };
 use crate::limits::Tier;
 use crate::phase::Phase;
+use crate::time::WallTime;
 use crate::wire::SignedMessage;
 
 /// The sending that there never was: sendings are numbered from 1. A grant that answers it permits nothing. It calls
@@ -283,6 +285,23 @@ pub enum WaitReason {
         pending: u32,
         /// Who (the first few).
         first: Vec<ServerId>,
+    },
+    /// The maintenance windows of its tier or stage are closed, or close before it could be done.
+    OutsideWindow {
+        /// Its tier.
+        tier: Tier,
+        /// Its stage, where it is the stage that is held to these windows.
+        stage: Option<StageName>,
+        /// The windows that they are held to.
+        windows: Vec<WindowName>,
+        /// Whether it starts inside them or not at all; otherwise it starts outside them when it is behind.
+        strict: bool,
+        /// When the next one that is long enough opens, by the coordinator's clock; `None`: not before the plan
+        /// expires.
+        opens: Option<WallTime>,
+        /// Seconds by which the coordinator's clock was set since it started, if that matters: a window must be open
+        /// by the time before and by the time after.
+        clock_set_s: i64,
     },
 }
 

@@ -24,4 +24,5 @@ pub mod retry;
 pub mod signed_before;
 pub mod time;
 pub mod trust;
+pub mod window;
 pub mod wire;

@@ -7,6 +7,7 @@
 mod check;
 mod order;
 mod stage;
+pub mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::ids::{
 use crate::inventory::InventoryServer;
 use crate::limits::{Limits, Tier};
 use crate::time::WallTime;
+use windows::Windows;
 
 /// One generation of one campaign's plan. Signed under `plan@`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ pub struct Plan {
     /// Most servers down at once.
     #[serde(default)]
     pub limits: Limits,
+    /// When servers may go down. Absent: at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Windows>,
     /// Leases and deadlines.
     #[serde(default)]
     pub lease: LeaseTerms,

@@ -251,3 +251,34 @@ fn a_campaign_that_fits_is_run_and_its_end_stands_beside_the_arithmetic() {
     let said = check(&desk(&week(), &moon()), &["--simulate", "--hold", "20m"]);
     assert!(said.out.contains("warning: not simulated: it cannot fit"), "{}", said.out);
 }
+
+#[test]
+fn the_windows_of_a_plan_are_told_in_hours_and_one_that_cannot_be_is_refused_with_its_place() {
+    let windows = "\n[windows]\nzone = \"UTC\"\n[[windows.weekly]]\nname = \"night\"\nfrom = \"22:00\"\nuntil = \"05:00\"\n\
+                   [windows.tier]\n1 = { mode = \"strict\", windows = [\"night\"] }\n";
+    let plan = format!("{}{windows}", week());
+    let said = check(&desk(&plan, &moon()), &["--hours-per-day", "12"]);
+    for part in [
+        "windows of tier 1 (strict: night): open 49 h a week, for starts ",
+        "first start 2026-11-21T00:00:00Z",
+        "warning: --hours-per-day counts for tiers without windows only",
+    ] {
+        assert!(said.out.contains(part), "{part:?} is not in {}{}", said.out, said.err);
+    }
+    let said = check(&desk(&plan, &moon()), &["--output", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let held = &value["assessment"]["windows"][0];
+    assert_eq!((held["tier"].as_u64(), held["open_s_a_week"].as_u64()), (Some(1), Some(49 * 3600)));
+    assert_eq!((held["mode"].as_str(), held["windows"][0].as_str()), (Some("strict"), Some("night")));
+
+    let nowhere = check(&desk(&plan.replace("UTC", "Europe/Berlni"), &moon()), &[]);
+    assert_eq!(nowhere.code, 3);
+    assert!(
+        nowhere.err.contains("did you mean \"Europe/Berlin\"?") && nowhere.err.contains("line "),
+        "{}",
+        nowhere.err
+    );
+    let short = check(&desk(&plan.replace("05:00", "22:05"), &moon()), &[]);
+    assert_eq!(short.code, 3);
+    assert!(short.err.contains("night is open for 300 s at a time; a start needs "), "{}", short.err);
+}

@@ -13,6 +13,7 @@ use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::enrolment::{Enrolment, Revocation, Role};
 use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PeerKey, Sequence, ServerId, SiteId};
 use lunar_common::limits::{Limits, PlaceLimits, Tier, TierLimits};
+use lunar_common::plan::windows::Windows;
 use lunar_common::plan::{LeaseTerms, Retry, Spread};
 use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
@@ -175,6 +176,8 @@ pub(crate) fn stop(kind: Kind, sequence: u64, signer: Signer) -> SignedDocument 
 #[derive(Serialize)]
 struct SameWords<'a> {
     limits: &'a Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    windows: &'a Option<Windows>,
     lease: &'a LeaseTerms,
     spread: &'a Spread,
     retry: &'a Retry,
@@ -202,8 +205,8 @@ pub(crate) fn plan(scenario: &Scenario, wide: bool, generation: u64) -> SignedDo
     )
     .expect("a text takes a text");
     let limits = if wide { widened(&scenario.limits) } else { scenario.limits.clone() };
-    let Scenario { lease, spread, retry, .. } = scenario;
-    let same = SameWords { limits: &limits, lease, spread, retry };
+    let Scenario { windows, lease, spread, retry, .. } = scenario;
+    let same = SameWords { limits: &limits, windows, lease, spread, retry };
     text.push_str(&toml::to_string(&same).expect("each has a form in TOML"));
     signed(Kind::Plan, &text)
 }

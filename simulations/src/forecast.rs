@@ -96,6 +96,8 @@ pub fn scenario_of(
             seated: Some(seats.into()),
         },
         limits: plan.limits.clone(),
+        // A run begins at a fixed time of its own, in which the windows would lie elsewhere.
+        windows: None,
         artifact: Artifact {
             bytes: plan.artifacts.iter().map(|artifact| artifact.bytes).sum::<u64>().max(1),
             chunk_bytes: 262_144,

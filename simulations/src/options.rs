@@ -53,6 +53,8 @@ pub enum Mutant {
     SeederCountedTwice,
     /// A halt that comes while somebody downloads is acknowledged, and never handed to those who do.
     HaltIgnoredWhileDownloading,
+    /// The plan that goes out holds nobody to windows.
+    WindowsLeftOut,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
 }
@@ -88,6 +90,16 @@ impl Options {
         let faults = FaultPlan::draw(seed, &scenario);
         let queue = if scenario.servers() < SMALL_FLEET { QueueKind::Heap } else { QueueKind::Ring };
         Self { seed, scenario, faults, mutant: None, queue }
+    }
+
+    /// The scenario by which the plan that goes out is written.
+    pub(crate) fn published(&self) -> Arc<Scenario> {
+        match self.mutant {
+            Some(Mutant::WindowsLeftOut) => {
+                Arc::new(Scenario { windows: None, ..Scenario::clone(&self.scenario) })
+            }
+            Some(_) | None => Arc::clone(&self.scenario),
+        }
     }
 
     /// A run of the swarm: the small world, each kind of fault with a probability of a quarter, and half of the

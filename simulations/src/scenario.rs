@@ -14,6 +14,7 @@ use std::sync::Arc;
 use lunar_common::document::{Place, explain_toml};
 use lunar_common::ids::SiteId;
 use lunar_common::limits::{Limits, Tier};
+use lunar_common::plan::windows::Windows;
 use lunar_common::plan::{LeaseTerms, Retry, Spread};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ pub struct Scenario {
     /// Most servers down at once; the same words as in a plan.
     #[serde(default)]
     pub limits: Limits,
+    /// When servers may go down; the same words as in a plan. A run begins on 2026-11-21 at 08:00 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Windows>,
     /// What is installed.
     pub artifact: Artifact,
     /// What it travels over.

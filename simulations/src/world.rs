@@ -127,7 +127,8 @@ impl World {
         lunar_common::signed_before::remember_in_this_thread();
         let scenario = options.scenario.clone();
         let seats = scenario.seats();
-        let documents = Documents::new(&scenario, &seats, options.mutant.is_some_and(Mutant::widens_limits));
+        let documents =
+            Documents::new(&options.published(), &seats, options.mutant.is_some_and(Mutant::widens_limits));
         let names = documents.servers.iter().map(|machine| machine.server.clone());
         let servers: Vec<Server> = seats
             .iter()

@@ -124,6 +124,7 @@ impl Plan {
         self.check_pace(&mut Under::at("", &mut problems));
         super::stage::check(&self.stages, &mut Under::at("stages", &mut problems));
         super::order::check(&self.order, &mut Under::at("order", &mut problems));
+        problems.extend(self.check_windows());
         problems
     }
 

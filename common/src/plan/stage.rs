@@ -12,7 +12,7 @@ use super::Select;
 use super::check::{Under, check_select};
 use crate::bounds::{PLAN_DURATION_S_MAX, STAGES_MAX};
 use crate::gate::Demand;
-use crate::ids::StageName;
+use crate::ids::{StageName, WindowName};
 
 /// A stage of a plan. A server belongs to the first one that selects it and has room for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,10 @@ pub struct Stage {
     /// How long that must hold, in seconds.
     #[serde(default)]
     pub soak_s: u32,
+    /// Maintenance windows of the plan, by name: its servers start only while one of them is open, and the windows of
+    /// their tier let them. Empty: whenever their tier may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<WindowName>,
     /// Which servers, among those that the plan selects.
     #[serde(default)]
     pub select: Select,

@@ -20,6 +20,7 @@ use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::rules::{Labels, Rules};
+use crate::campaign::window::WindowTerms;
 
 /// Largest encoding of an event in bytes: a plan that names 10,000 servers.
 pub const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -246,6 +247,15 @@ pub enum EventBody {
         /// What was shown.
         evidence: Shown,
     },
+    /// When a plan lets servers go down. Comes before the plan's own event, as its rules do.
+    PlanWindows {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The windows.
+        windows: WindowTerms,
+    },
 }
 
 /// What an event says of a lease: enough to count leases from a log, without the ledger.
@@ -310,7 +320,8 @@ impl EventBody {
             | Self::Labelled { .. }
             | Self::Arrived { .. }
             | Self::Soaked { .. }
-            | Self::GateOpened { .. } => return None,
+            | Self::GateOpened { .. }
+            | Self::PlanWindows { .. } => return None,
         };
         Some(LeaseNews { server, lease, step })
     }

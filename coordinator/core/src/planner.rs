@@ -7,25 +7,29 @@
 
 pub mod arithmetic;
 mod contradictions;
+mod hours;
 mod order;
 mod stages;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::inventory::InventoryServer;
 use lunar_common::lease::LimitScope;
 use lunar_common::limits::Tier;
 use lunar_common::plan::Plan;
+use lunar_common::plan::windows::ROLLBACK_S;
 use lunar_common::time::WallTime;
 use serde::Serialize;
 
-use arithmetic::Demand;
+use arithmetic::{Demand, Hours};
 pub use arithmetic::{Assumptions, Calendar};
+use hours::Openings;
+pub use hours::TierHours;
 pub use stages::StageRow;
+use stages::Staged;
 
 use crate::event::LimitTable;
-use stages::Staged;
 
 impl Assumptions {
     /// From a plan: the time its service may take to settle, the soak, and a minute for draining, switching
@@ -33,10 +37,16 @@ impl Assumptions {
     /// soak is inside the hold, so a group waits no longer between two members.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
+        Self::expected(plan.hold_s())
+    }
+
+    /// The same, of servers that are down for so many seconds.
+    #[must_use]
+    pub fn expected(hold_s: u64) -> Self {
         Self {
-            hold_s: u64::from(plan.health.settle_s) + u64::from(plan.health.soak_s) + 60,
+            hold_s,
             hand_over_s: 5,
-            rollback_s: 300,
+            rollback_s: u64::from(ROLLBACK_S),
             failures_per_10000: 50,
             group_soak_s: 0,
             triage_s: 0,
@@ -53,8 +63,10 @@ pub struct Assessment {
     pub start: WallTime,
     /// Past this nothing new starts.
     pub expires: WallTime,
-    /// When servers may go down.
+    /// When servers may go down, those of tiers that are held to no windows.
     pub calendar: Calendar,
+    /// The windows of each tier that is held to any.
+    pub windows: Vec<TierHours>,
     /// What was assumed of each upgrade.
     pub assumed: Assumptions,
     /// Servers selected.
@@ -96,7 +108,7 @@ pub struct Share {
     pub available_slot_s: u64,
     /// Servers done by then.
     pub done: u64,
-    /// Seconds until all are done; `None`: a day's window is too short for one.
+    /// Seconds until all are done; `None`: a window is too short for one, or two years of them do not suffice.
     pub finish_s: Option<u64>,
     /// Whether all are done in time.
     pub fits: bool,
@@ -170,7 +182,7 @@ pub enum Unplannable {
 }
 
 /// What a plan comes to on these servers if it starts then. `daily_s`: seconds of each day in which servers may
-/// go down; a day's seconds: at any time.
+/// go down that are held to no windows; a day's seconds: at any time.
 ///
 /// # Errors
 /// [`Unplannable`]: there is nothing to calculate. A plan that does not fit is an [`Assessment`].
@@ -196,14 +208,16 @@ pub fn assess(
     }
     let calendar = Calendar { window_s, daily_s: daily_s.min(Calendar::DAY_S) };
     let limits = LimitTable::from(&plan.limits);
-    let fleet = Fleet::of(&selected, &limits);
-    let shares: Vec<Share> =
-        fleet.tallies.keys().filter_map(|scope| fleet.share(scope, &assumed, calendar)).collect();
+    let openings = Openings::of(plan, calendar, start);
+    let fleet = Fleet::of(&selected, &limits, &openings);
+    let shares: Vec<Share> = fleet.tallies.keys().filter_map(|scope| fleet.share(scope, &assumed)).collect();
     let slowest = shares.iter().max_by_key(|share| share.finish_s.unwrap_or(u64::MAX));
     let mut contradictions = contradictions::of_select(&plan.select, servers);
     contradictions.extend(contradictions::of_limits(plan, &limits, &fleet, &shares));
-    let short = fleet.short(&shares, &assumed, calendar);
-    let staged = stages::staged(plan, &selected, &limits, &assumed, calendar);
+    let windows = openings.told(|tier, hours| fleet.fits_in(tier, &assumed, hours));
+    contradictions.extend(contradictions::of_windows(plan, &fleet, &assumed, &windows));
+    let short = fleet.short(&shares, &assumed);
+    let staged = stages::staged(plan, &selected, &limits, &assumed, &openings);
     let finish_s = match &staged {
         Some(staged) => staged.finish_s,
         None => slowest.and_then(|share| share.finish_s),
@@ -218,6 +232,7 @@ pub fn assess(
         start,
         expires: plan.expires,
         calendar,
+        windows,
         assumed,
         servers: count(selected.len()),
         finish_s,
@@ -239,6 +254,8 @@ pub fn assess(
 #[derive(Debug, Default)]
 struct Tally {
     servers: u64,
+    /// The tiers they are of.
+    tiers: BTreeSet<Tier>,
     /// The same servers by each other limit that counts them. Only for the fleet, tiers and sites.
     within: BTreeMap<LimitScope, u64>,
 }
@@ -246,17 +263,19 @@ struct Tally {
 /// The servers selected, by the limits that count them.
 struct Fleet<'a> {
     limits: &'a LimitTable,
+    openings: &'a Openings,
     tallies: BTreeMap<LimitScope, Tally>,
 }
 
 impl<'a> Fleet<'a> {
-    fn of(selected: &[&InventoryServer], limits: &'a LimitTable) -> Self {
+    fn of(selected: &[&InventoryServer], limits: &'a LimitTable, openings: &'a Openings) -> Self {
         let mut tallies: BTreeMap<LimitScope, Tally> = BTreeMap::new();
         for server in selected {
             let scopes: Vec<LimitScope> = server.scopes().collect();
             for scope in &scopes {
                 let tally = tallies.entry(scope.clone()).or_default();
                 tally.servers += 1;
+                tally.tiers.insert(server.tier);
                 if matches!(scope, LimitScope::Fleet | LimitScope::Tier(_) | LimitScope::Site(_)) {
                     for other in scopes.iter().filter(|other| *other != scope) {
                         *tally.within.entry(other.clone()).or_default() += 1;
@@ -264,7 +283,7 @@ impl<'a> Fleet<'a> {
                 }
             }
         }
-        Self { limits, tallies }
+        Self { limits, openings, tallies }
     }
 
     /// Most servers of a scope that all the other limits together let down at once, and by which of them.
@@ -299,8 +318,23 @@ impl<'a> Fleet<'a> {
         Demand { servers, slots, soak_s, paused_s }
     }
 
+    /// When the servers of a scope may go down.
+    fn hours(&self, scope: &LimitScope) -> Hours<'_> {
+        let nobody = BTreeSet::new();
+        self.openings.hours(self.tallies.get(scope).map_or(&nobody, |tally| &tally.tiers))
+    }
+
+    /// Whether a tier's servers are done in these hours.
+    fn fits_in(&self, tier: Tier, assumed: &Assumptions, hours: Hours<'_>) -> bool {
+        let scope = LimitScope::Tier(tier);
+        let servers = self.tallies.get(&scope).map_or(0, |tally| tally.servers);
+        let slots = self.limits.of(&scope).map_or(servers, u64::from).min(self.bound(&scope).0);
+        self.demand(&scope, servers, slots, assumed).fits(assumed, hours)
+    }
+
     /// What the slots of a scope can do; `None` where nothing limits it.
-    fn share(&self, scope: &LimitScope, assumed: &Assumptions, calendar: Calendar) -> Option<Share> {
+    fn share(&self, scope: &LimitScope, assumed: &Assumptions) -> Option<Share> {
+        let hours = self.hours(scope);
         let limit = u64::from(self.limits.of(scope)?);
         let servers = self.tallies.get(scope)?.servers;
         let (most, by) = self.bound(scope);
@@ -314,29 +348,30 @@ impl<'a> Fleet<'a> {
             slots,
             held_by: by.filter(|_| slots < limit),
             needed_slot_s: seconds(demand.needed_ms(assumed)),
-            available_slot_s: seconds(at_limit.available_ms(calendar)),
-            done: demand.done(assumed, calendar),
-            finish_s: demand.finish_s(assumed, calendar),
-            fits: demand.fits(assumed, calendar),
+            available_slot_s: seconds(at_limit.available_ms(hours)),
+            done: demand.done(assumed, hours),
+            finish_s: demand.finish_s(assumed, hours),
+            fits: demand.fits(assumed, hours),
         })
     }
 
     /// The limits that are too small by themselves. What is held back by a smaller limit is that one's matter.
-    fn short(&self, shares: &[Share], assumed: &Assumptions, calendar: Calendar) -> Vec<Short> {
+    fn short(&self, shares: &[Share], assumed: &Assumptions) -> Vec<Short> {
         // Two tiers are two different matters; a thousand groups are one.
         let mut worst: BTreeMap<(HeldBy, Option<Tier>), Short> = BTreeMap::new();
         for share in shares {
+            let hours = self.hours(&share.scope);
             let demand = self.demand(&share.scope, share.servers, share.limit.min(share.servers), assumed);
-            if demand.fits(assumed, calendar) {
+            if demand.fits(assumed, hours) {
                 continue;
             }
             let raisable = !matches!(share.scope, LimitScope::Group(_));
             let limit_that_fits = demand
-                .slots_that_fit(assumed, calendar)
+                .slots_that_fit(assumed, hours)
                 .filter(|slots| raisable && (share.limit + 1..=share.servers).contains(slots));
             let (most, by) = self.bound(&share.scope);
             let short = Short {
-                hold_that_fits_s: demand.hold_that_fits(assumed, calendar),
+                hold_that_fits_s: demand.hold_that_fits(assumed, hours),
                 limit_that_fits,
                 limit_held_by: by.filter(|_| limit_that_fits.is_some_and(|slots| slots > most)),
                 share: share.clone(),

@@ -247,6 +247,8 @@ impl State {
                     self.progress_mut(server, &transition.campaign).phase = Some(transition.to);
                 }
             }
+            // What follows from windows hangs on the time too, and is no part of the fold.
+            EventBody::PlanWindows { .. } => {}
             EventBody::PlanRules { campaign, plan, rules } => {
                 self.rules_next.insert(campaign.clone(), (*plan, rules.clone()));
             }

@@ -21,6 +21,8 @@ pub enum Timer {
     Hold,
     /// A stage soaks: that is put down, and its gate looked at.
     Gate(CampaignId, u16),
+    /// A maintenance window opens or closes, or a tier is asked whether it is behind.
+    Window,
 }
 
 /// Deadlines by timer, and timers by deadline.

@@ -93,6 +93,30 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
             "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
              with a stage for it"
         ),
+        WaitReason::OutsideWindow { tier, stage, windows, strict, opens, clock_set_s } => {
+            let who = match stage {
+                Some(stage) => format!("stage {stage}"),
+                None => format!("tier {tier}"),
+            };
+            let names = windows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let held = if *strict {
+                "starts in its maintenance windows only"
+            } else {
+                "prefers its maintenance windows and is not behind schedule"
+            };
+            let next = match opens {
+                Some(opens) => format!("the next one opens at {opens}"),
+                None => "none that is long enough opens before the plan expires; sign a new generation of it".into(),
+            };
+            let clock = match clock_set_s {
+                0 => String::new(),
+                set_s => format!(
+                    "; the coordinator's clock was set by {set_s} s since it started, so windows must be open by the \
+                     time before and by the time after: check the clock, then restart the coordinator"
+                ),
+            };
+            format!("{server} waits: {who} {held} ({names}); {next}{clock}")
+        }
     }
 }
 

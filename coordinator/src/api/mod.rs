@@ -252,6 +252,7 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::Halted { .. }
         | EventBody::Resumed { .. }
         | EventBody::PlanRules { .. }
+        | EventBody::PlanWindows { .. }
         | EventBody::Soaked { .. }
         | EventBody::GateOpened { .. } => None,
     }

@@ -125,6 +125,12 @@ pub(crate) fn tell(event: &EventBody) -> String {
             let told: Vec<_> = stages.chain(rules.order.iter().map(|rule| rule.told.clone())).collect();
             format!("plan {campaign} goes by an order: {}", told.join(", "))
         }
+        EventBody::PlanWindows { campaign, windows, .. } => {
+            let weekly = windows.windows.weekly.iter().map(|window| window.name.to_string());
+            let cron = windows.windows.cron.iter().map(|window| window.name.to_string());
+            let names: Vec<_> = weekly.chain(cron).collect();
+            format!("plan {campaign} has maintenance windows ({}): {}", windows.windows.zone, names.join(", "))
+        }
         EventBody::Labelled { server, labels } => {
             let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name} = {value}")).collect();
             format!("{server} labelled: {}", labels.join(", "))

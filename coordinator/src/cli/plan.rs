@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use lunar_common::document::{Document, Kind, SignedDocument};
-use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
+use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version, WindowName};
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
+use lunar_common::plan::windows::{Mode, Windows};
 use lunar_common::plan::{Plan, Stage};
 use lunar_common::trust::{Counted, TrustState};
 use lunar_host::exit::{Exit, Failure};
@@ -501,6 +502,9 @@ fn in_detail(one: &Shown) -> String {
         ),
     );
     row("soak", format!("{} s", plan.health.soak_s));
+    for held in plan.windows.iter().flat_map(windows_in_short) {
+        row("windows", held);
+    }
     for (stage, after) in plan.stages.iter().zip(Stage::order(&plan.stages)) {
         row("stage", stage_in_short(stage, &after, &plan.stages));
     }
@@ -512,6 +516,31 @@ fn in_detail(one: &Shown) -> String {
         plan.health.probes.iter().map(|probe| probe.name.to_string()).collect::<Vec<_>>().join(", "),
     );
     table.to_string()
+}
+
+/// Each tier that is held to windows, and the windows, in a line each.
+fn windows_in_short(windows: &Windows) -> Vec<String> {
+    let mut lines = Vec::new();
+    for tier in Tier::ALL {
+        let held = windows.tier.of(tier);
+        if held.mode != Mode::Any {
+            lines.push(format!("tier {tier}: {}, {}", held.mode, names_of(&held.windows)));
+        }
+    }
+    let zone = &windows.zone;
+    for weekly in &windows.weekly {
+        let days: Vec<String> = weekly.days.iter().map(ToString::to_string).collect();
+        let (days, from, until) = (days.join(" "), weekly.from, weekly.until);
+        lines.push(format!("{}: {days}, {from} to {until} ({zone})", weekly.name));
+    }
+    for cron in &windows.cron {
+        lines.push(format!("{}: {}, for {} s ({zone})", cron.name, cron.opens, cron.open_s));
+    }
+    lines
+}
+
+fn names_of(windows: &[WindowName]) -> String {
+    windows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A stage in one line: who, how fast, and what its gate asks for.
@@ -528,6 +557,9 @@ fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
     let names: Vec<&str> = after.iter().map(|place| stages[*place].name.as_str()).collect();
     if !names.is_empty() {
         text += &format!(", after {}", names.join(" and "));
+    }
+    if !stage.windows.is_empty() {
+        text += &format!(", only in {}", names_of(&stage.windows));
     }
     let per_10000 = stage.success_per_10000;
     text + &format!("; passes at {}.{:02} %, soaked for {} s", per_10000 / 100, per_10000 % 100, stage.soak_s)

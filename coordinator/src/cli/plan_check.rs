@@ -126,6 +126,9 @@ impl CheckCommand {
         assessment: &Assessment,
         warnings: &mut Vec<String>,
     ) -> Option<Forecast> {
+        if plan.windows.is_some() {
+            warnings.push("not simulated: its windows; the runs let servers go down at any time".into());
+        }
         match scenario_of(plan, servers, &assessment.assumed, assessment.calendar.window_s) {
             Err(problems) => {
                 warnings.extend(problems.into_iter().map(|problem| format!("not simulated: {problem}")));

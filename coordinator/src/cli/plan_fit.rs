@@ -34,7 +34,7 @@ pub struct Assuming {
     /// How many servers in a hundred fail once and are tried again.
     #[arg(long, default_value = "0.5", value_name = "PERCENT")]
     failures: Percent,
-    /// Hours of each day in which servers may go down.
+    /// Hours of each day in which servers may go down, where the plan holds their tier to no windows.
     #[arg(long, default_value_t = 24, value_name = "HOURS", value_parser = clap::value_parser!(u8).range(1..=24))]
     hours_per_day: u8,
     /// How long each failure in tier 1 stops tier 1, until a person has looked.
@@ -128,6 +128,9 @@ impl Assuming {
             Some(trust) => trust.trusted_time(clock::wall()),
             None => clock::wall(),
         });
+        if plan.windows.is_some() && self.hours_per_day < 24 {
+            warnings.push("--hours-per-day counts for tiers without windows only".into());
+        }
         match planner::assess(plan, servers, self.assumed(plan), self.daily_s(), start) {
             Ok(assessment) => {
                 Fit { feasible: Some(assessment.feasible), assessment: Some(assessment), unplannable: None }

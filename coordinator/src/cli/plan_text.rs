@@ -87,7 +87,8 @@ impl Draft {
              # when the one before it, or those in `after = [\"…\"]`, have passed: of 10,000 servers, and of 10,000 attempts,\n\
              # so many succeeded, and that held for soak_s. `size` or `percent`: only so many of those selected, drawn by\n\
              # the plan's hash. `wave_max`: starts in waves of 1, 2, 4, … up to it. Selectors take groups and labels too, as\n\
-             # in select = {{ labels = {{ pool = [\"staging\"] }} }}. Without stages, all may start at once.\n"
+             # in select = {{ labels = {{ pool = [\"staging\"] }} }}. `windows = [\"night\"]`: only in that maintenance window,\n\
+             # beside what the tier is held to. Without stages, all may start at once.\n"
         )?;
         writeln!(
             out,
@@ -105,6 +106,9 @@ impl Draft {
                 }
             }
             writeln!(out, "success_per_10000 = {}\nsoak_s = {}", stage.success_per_10000, stage.soak_s)?;
+            if !stage.windows.is_empty() {
+                writeln!(out, "windows = [{}]", joined(stage.windows.iter().map(|name| quoted(name.as_str()))))?;
+            }
             let labels = stage.select.labels.iter().map(|(name, values)| {
                 format!("{} = [{}]", quoted(name), joined(values.iter().map(|value| quoted(value))))
             });
@@ -258,6 +262,7 @@ pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec
         wave_max: None,
         success_per_10000,
         soak_s,
+        windows: Vec::new(),
         select,
     };
     let of_tier = |tier| Select { tiers: BTreeSet::from([tier]), ..Select::default() };
@@ -309,6 +314,7 @@ fn write_numbers(out: &mut String) -> std::fmt::Result {
         limits.tier.one, limits.tier.two, limits.tier.three
     )?;
     writeln!(out, "# site = {{ default = 50, only = {{ base = 20 }} }}\n# cluster = {{ default = 5 }}\n")?;
+    write_windows(out)?;
     writeln!(
         out,
         "# Seconds: permission to start; longest time down; rollback unless committed by then.\n[lease]"
@@ -324,6 +330,46 @@ fn write_numbers(out: &mut String) -> std::fmt::Result {
         retry.attempts_max, retry.base_s, retry.cap_s
     )
 }
+
+/// Maintenance windows, as an example.
+fn write_windows(out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "# When servers may go down; without this, at any time. A start needs its tier's window to last"
+    )?;
+    writeln!(
+        out,
+        "# through lease.start_within_s, the time down and a rollback. `strict`: in its windows only;"
+    )?;
+    writeln!(
+        out,
+        "# `preferred`: outside them only while the campaign is behind; `any`: at any time. Times are the"
+    )?;
+    writeln!(
+        out,
+        "# zone's; one that its clocks leave out comes when they are set forward, one that they show twice"
+    )?;
+    writeln!(out, "# comes the first time.")?;
+    WINDOWS_EXAMPLE.lines().try_for_each(|line| writeln!(out, "# {line}"))?;
+    writeln!(out)
+}
+
+/// Nights, and Sunday mornings by a pattern of cron: minute, hour, day of the month, month, day of the week.
+const WINDOWS_EXAMPLE: &str = r#"[windows]
+zone = "Europe/Berlin"
+[[windows.weekly]]
+name = "night"
+days = ["mon", "tue", "wed", "thu", "fri"]
+from = "22:00"
+until = "05:00"
+[[windows.cron]]
+name = "sunday"
+opens = "0 2 * * sun"
+open_s = 14400
+[windows.tier]
+1 = { mode = "strict", windows = ["night", "sunday"] }
+2 = { mode = "preferred", windows = ["night"] }
+3 = { mode = "any" }"#;
 
 fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
@@ -409,6 +455,20 @@ mod tests {
         let alone =
             Inventory::parse(b"format = 1\n[[servers]]\nname = \"a\"\ntier = 3\nsite = \"b\"\n").unwrap();
         assert_eq!(names(&default_stages(&[], &alone.servers)), ["tier-3"]);
+    }
+
+    #[test]
+    fn the_windows_that_are_shown_as_an_example_are_ones_that_a_plan_may_have() {
+        let week = Draft { expires: WallTime(1_795_248_000 + 7 * 86_400), ..draft() }.text();
+        let shown: Vec<String> = WINDOWS_EXAMPLE.lines().map(|line| format!("# {line}")).collect();
+        let open: String = week
+            .lines()
+            .map(|line| if shown.iter().any(|example| example == line) { &line[2..] } else { line })
+            .collect::<Vec<_>>()
+            .join("\n");
+        let windows = Plan::parse(open.as_bytes()).unwrap().windows.unwrap();
+        assert_eq!((windows.weekly.len(), windows.cron.len()), (1, 1));
+        assert_eq!(Plan::parse(week.as_bytes()).unwrap().windows, None);
     }
 
     #[test]

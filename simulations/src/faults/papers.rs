@@ -42,7 +42,7 @@ impl World {
     pub(super) fn publish_plan(&mut self) {
         self.papers.generation += 1;
         let wide = self.options.mutant.is_some_and(Mutant::widens_limits);
-        let plan = documents::plan(&self.options.scenario, wide, self.papers.generation);
+        let plan = documents::plan(&self.options.published(), wide, self.papers.generation);
         self.published.retain(|other| other.kind != Kind::Plan);
         self.publish(plan);
         self.sometimes.insert("a plan was replaced in mid-plan");

@@ -1,11 +1,12 @@
 //! L2 and L4: once all is healed, no lease lies with an idle holder, and no slot lies idle while somebody waits.
 //!
 //! Reason: both look well on every dashboard and end no campaign. A lease whose holder knows nothing of it is freed
-//! by the next report; a server that asks while nothing is held is granted at one of its next claims.
+//! by the next report; a server that asks while nothing is held and its windows are open is granted at one of its next
+//! claims.
 
 use lunar_agent_core::journal::State;
 
-use super::Violation;
+use super::{Violation, s6_window};
 use crate::world::World;
 
 /// How long a holder may be idle, in milliseconds.
@@ -52,7 +53,12 @@ fn starved(world: &mut World) -> Option<Violation> {
     };
     // With machines still to be written off, slots are taken by them.
     let taken = !world.host.ledger.held.is_empty() || world.servers.iter().any(|at| at.gone && !at.revoked);
-    let waiting = if taken { None } else { world.servers.iter().find(waits).map(|at| at.number) };
+    let waiting = if taken {
+        None
+    } else {
+        let may_start = |at: &&crate::server::Server| s6_window::is_open(world, at.number);
+        world.servers.iter().filter(waits).find(may_start).map(|at| at.number)
+    };
     let Some(server) = waiting else {
         world.starved_since = None;
         return None;

@@ -16,6 +16,7 @@ mod s1_lease;
 mod s2_limits;
 mod s4_group;
 mod s5_redundancy;
+mod s6_window;
 mod s7_verified;
 mod s8_whole;
 mod s9_generation;
@@ -155,7 +156,9 @@ impl World {
     /// A server has just gone down by what is durable on it.
     pub(crate) fn check_start(&mut self, server: usize) {
         if self.violation.is_none() {
-            self.violation = s10_halt::check(self, server).or_else(|| s5_redundancy::check(self, server));
+            self.violation = s10_halt::check(self, server)
+                .or_else(|| s5_redundancy::check(self, server))
+                .or_else(|| s6_window::check(self, server));
         }
     }
 

@@ -6,11 +6,14 @@
 use std::collections::BTreeSet;
 
 use lunar_common::bounds::{ARTIFACT_BYTES_MAX, CHUNK_BYTES_MAX, CHUNKS_MAX, GROUP_MEMBERS_MAX};
+use lunar_common::document::{ContentError, Document};
 use lunar_common::limits::Tier;
+use lunar_common::plan::Plan;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{FORMAT, Fraction, Problem, Scenario};
+use crate::documents;
 
 /// Most servers of one world: ten times the fleet that the system is for, and as many again.
 const SERVERS_MAX: usize = 200_000;
@@ -38,6 +41,7 @@ pub(super) fn problems(scenario: &Scenario, text: &str) -> Vec<Problem> {
     links(scenario, &mut found);
     times(scenario, &mut found);
     faults(scenario, &mut found);
+    windows(scenario, &mut found);
     found.problems
 }
 
@@ -106,6 +110,19 @@ fn head(scenario: &Scenario, found: &mut Found<'_>) {
     if artifact.chunks() > CHUNKS_MAX as u64 {
         let chunks = artifact.chunks();
         found.say("artifact.chunk_bytes", format!("makes {chunks} chunks; at most {CHUNKS_MAX}: cut larger"));
+    }
+}
+
+/// Windows are what a plan with them may have.
+fn windows(scenario: &Scenario, found: &mut Found<'_>) {
+    if scenario.windows.is_none() || !found.problems.is_empty() {
+        return;
+    }
+    let plan = documents::plan(scenario, false, 1);
+    if let Err(ContentError::Problems { problems, .. }) = Plan::parse(&plan.body) {
+        for problem in problems.into_iter().filter(|problem| problem.key.starts_with("windows")) {
+            found.say(&problem.key, problem.problem);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod gate;
 pub(crate) mod order;
 pub mod rules;
 pub(crate) mod stage;
+pub mod window;
 
 #[cfg(test)]
 mod order_tests;
@@ -15,3 +16,5 @@ mod order_tests;
 mod property;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;

@@ -96,7 +96,12 @@ impl Coordinator {
         if task.attempt != claim.attempt {
             return None;
         }
-        if let Some(obstacle) = self.obstacle_of_campaign(&claim.campaign, now) {
+        let tier = self.state.servers.get(&claim.server)?.member.tier;
+        let stage = self.stage_of(&claim.campaign, &claim.server);
+        let obstacle = self
+            .obstacle_of_campaign(&claim.campaign, now)
+            .or_else(|| self.outside_window(&claim.campaign, tier, stage, now));
+        if let Some(obstacle) = obstacle {
             let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);
             return Some(self.wait_for(reason, claim));
         }

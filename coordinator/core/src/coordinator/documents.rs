@@ -12,6 +12,7 @@ use lunar_common::lease::{LeaseState, Occupancy};
 use lunar_common::plan::Plan;
 
 use crate::campaign::rules::{Labels, Rules};
+use crate::campaign::window::WindowTerms;
 use crate::coordinator::Coordinator;
 use crate::event::{EventBody, Member, Terms};
 use crate::input::InForce;
@@ -93,16 +94,28 @@ impl Coordinator {
     }
 
     pub(super) fn plan(&mut self, plan: &Verified<Plan>) {
-        self.accept_with(Terms::of(plan, plan.hash()), Rules::of(plan), plan.signers().clone());
+        let terms = Terms::of(plan, plan.hash());
+        self.accept_with(terms, Rules::of(plan), WindowTerms::of(plan), plan.signers().clone());
     }
 
-    /// Takes a plan's terms in with its rules, which come first: a crash between the two leaves rules that wait for
-    /// their plan, and never a plan that goes without its rules.
-    pub(crate) fn accept_with(&mut self, terms: Terms, rules: Option<Rules>, signers: BTreeSet<KeyName>) {
+    /// Takes a plan's terms in with its rules and windows, which come first: a crash between them leaves rules that wait
+    /// for their plan, and never a plan that goes without its rules.
+    pub(crate) fn accept_with(
+        &mut self,
+        terms: Terms,
+        rules: Option<Rules>,
+        windows: Option<WindowTerms>,
+        signers: BTreeSet<KeyName>,
+    ) {
         let known = self.state.campaigns.get(&terms.campaign);
-        if let Some(rules) = rules.filter(|_| known.is_none_or(|known| known.terms.plan != terms.plan)) {
-            let (campaign, plan) = (terms.campaign.clone(), terms.plan);
-            self.record(EventBody::PlanRules { campaign, plan, rules });
+        if known.is_none_or(|known| known.terms.plan != terms.plan) {
+            let (campaign, plan) = (&terms.campaign, terms.plan);
+            if let Some(rules) = rules {
+                self.record(EventBody::PlanRules { campaign: campaign.clone(), plan, rules });
+            }
+            if let Some(windows) = windows {
+                self.record(EventBody::PlanWindows { campaign: campaign.clone(), plan, windows });
+            }
         }
         self.accept(terms, signers);
     }

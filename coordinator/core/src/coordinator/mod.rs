@@ -29,6 +29,7 @@ use lunar_common::lease::{Grant, LeaseState, LimitScope, Occupancy};
 use lunar_common::time::{Moment, Now};
 
 use crate::campaign::gate::Gates;
+use crate::campaign::window::Doors;
 use crate::config::Config;
 use crate::effect::{Answer, Effect};
 use crate::event::EventBody;
@@ -61,6 +62,8 @@ pub struct Coordinator {
     pub(crate) timers: Timers,
     /// What this life knows of the stages' gates beyond the log.
     pub(crate) gates: Gates,
+    /// When maintenance windows open and close: follows from the log and the time.
+    pub(crate) doors: Doors,
     effects: VecDeque<Effect>,
     /// A slot may have come free since the last choice.
     pub(crate) room: bool,
@@ -90,6 +93,7 @@ impl Coordinator {
             watched: BTreeMap::new(),
             timers: Timers::default(),
             gates: Gates::default(),
+            doors: Doors::default(),
             effects: VecDeque::new(),
             room: false,
             begun: false,
@@ -123,6 +127,9 @@ impl Coordinator {
             | EventBody::PlanRules { .. }
             | EventBody::Labelled { .. }
             | EventBody::Soaked { .. } => {}
+            EventBody::PlanWindows { campaign, plan, windows } => {
+                self.doors.announced(campaign, *plan, windows);
+            }
             EventBody::Resumed { .. } => self.room = true,
             EventBody::Recovered { .. } => {
                 self.look_at_all_gates();
@@ -134,6 +141,7 @@ impl Coordinator {
             }
             EventBody::PlanAccepted { terms, .. } => {
                 self.reset_gates(&terms.campaign);
+                self.doors.take(terms);
                 self.waiting.remove_campaign(&terms.campaign);
                 self.waiting.wake_groups();
                 self.room = true;
@@ -240,6 +248,7 @@ impl Coordinator {
             // What waits for it is looked at in `settle`.
             Timer::Hold => {}
             Timer::Gate(campaign, stage) => self.gate_rung(&campaign, stage, now),
+            Timer::Window => self.doors.ask(),
         }
     }
 
@@ -296,6 +305,7 @@ impl Coordinator {
             self.record(EventBody::Recovered { epoch: self.state.epoch });
         }
         self.look_at_gates(now);
+        self.watch_windows(now);
         if std::mem::take(&mut self.room) {
             for grant in self.choose(None, now) {
                 self.push(grant);

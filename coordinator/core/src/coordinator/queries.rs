@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::lease::{LimitScope, WaitReason};
+use lunar_common::limits::Tier;
 use lunar_common::message::BytesBySource;
 use lunar_common::phase::Phase;
 use lunar_common::time::{Now, millis};
@@ -213,6 +214,18 @@ impl Coordinator {
             // Nothing is in its way: it is granted at the next turn of the loop that let us ask.
             None => WaitReason::Behind { ahead: 0 },
         }
+    }
+
+    /// Servers of a tier that a campaign has still to bring to an end. Those that were written off are not waited for.
+    pub(crate) fn left_to_do(&self, campaign: &CampaignId, tier: Tier) -> u64 {
+        let Some(found) = self.state.campaigns.get(campaign) else { return 0 };
+        let left = self.selected_by(found).filter(|record| {
+            let phase = self.phase(&record.member.server, campaign);
+            record.member.tier == tier
+                && !record.written_off
+                && !phase.is_some_and(|phase| self.is_done(record, campaign, phase))
+        });
+        u64::try_from(left.count()).unwrap_or(u64::MAX)
     }
 
     /// Whether nothing is left to do for a server in a campaign by the plan in force.

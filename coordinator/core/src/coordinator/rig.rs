@@ -20,6 +20,7 @@ use lunar_common::time::{Moment, Now, WallTime};
 use lunar_common::wire;
 
 use crate::campaign::rules::{Rules, StageTerms};
+use crate::campaign::window::WindowTerms;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::effect::{Answer, Effect};
@@ -185,7 +186,12 @@ impl Rig {
 
     pub(crate) fn plan_in_stages(&mut self, terms: Terms, stages: Vec<StageTerms>) -> Vec<Effect> {
         let rules = Rules { stages, ..Rules::default() };
-        self.core.accept_with(terms, Some(rules), Default::default());
+        self.core.accept_with(terms, Some(rules), None, Default::default());
+        self.step()
+    }
+
+    pub(crate) fn plan_in_windows(&mut self, terms: Terms, windows: Option<WindowTerms>) -> Vec<Effect> {
+        self.core.accept_with(terms, None, windows, Default::default());
         self.step()
     }
 

@@ -1,7 +1,7 @@
 //! What bears on the ledger's next decisions, server by server, without moments and without words.
 //!
 //! Owns [`Shape`]. Main invariant: two coordinators of one fleet and one plan whose shapes are equal do the same
-//! with every input, as long as no claim grows stale and nothing has waited beyond patience. The model checker rests
+//! with every input, as long as no claim grows stale, nothing has waited beyond patience and the plan has no windows. The model checker rests
 //! on this: whatever else comes to bear on a decision belongs here too. Refuses to change anything.
 
 use lunar_common::ids::{Attempt, CampaignId, Epoch, Fence, LeaseId, ServerId};

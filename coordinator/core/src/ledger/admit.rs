@@ -6,8 +6,9 @@
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
 use lunar_common::lease::{LimitScope, Occupancy, WaitReason};
+use lunar_common::limits::Tier;
 use lunar_common::phase::Phase;
-use lunar_common::time::{Now, millis};
+use lunar_common::time::{Now, WallTime, millis};
 
 use crate::coordinator::Coordinator;
 use crate::event::Member;
@@ -51,6 +52,8 @@ pub(crate) enum Obstacle {
     NotHealthy(Verdict),
     /// It has not claimed, or so long ago that a grant would be dead on arrival.
     NotClaimed,
+    /// Its tier's or its stage's windows are closed, or close too soon; when the next one opens.
+    OutsideWindow { of_stage: bool, opens: Option<WallTime> },
 }
 
 /// A slot in each scope of a claim that waited too long while others took turns.
@@ -74,6 +77,10 @@ impl Coordinator {
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
+            .or_else(|| {
+                let stage = self.stage_of(campaign, &server.member.server);
+                self.outside_window(campaign, server.member.tier, stage, now)
+            })
             .or_else(|| self.full_scope(campaign, &server.member).map(Obstacle::Full))
             .or_else(|| self.kept_scope(campaign, &server.member, entry, kept).map(Obstacle::Kept))
     }
@@ -186,7 +193,8 @@ impl Coordinator {
                 | Obstacle::Unreachable
                 | Obstacle::EnrolmentExpired
                 | Obstacle::NotHealthy(_)
-                | Obstacle::NotClaimed => return None,
+                | Obstacle::NotClaimed
+                | Obstacle::OutsideWindow { .. } => return None,
             }
             let scopes: Vec<LimitScope> = narrowest_first(&server.member).collect();
             let comes_free = scopes.iter().all(|scope| self.comes_free(&key.1, scope));
@@ -250,6 +258,12 @@ impl Coordinator {
             Obstacle::NotHealthy(verdict) => WaitReason::NotHealthy { verdict },
             Obstacle::NotClaimed => {
                 WaitReason::NotClaimed { phase: self.phase(server, campaign).unwrap_or(Phase::Scheduled) }
+            }
+            Obstacle::OutsideWindow { of_stage, opens } => {
+                let member = self.state.servers.get(server).map(|record| &record.member);
+                let tier = member.map_or(Tier::One, |member| member.tier);
+                let stage = self.stage_of(campaign, server);
+                self.explain_window(campaign, tier, stage, of_stage, opens, now)
             }
         }
     }

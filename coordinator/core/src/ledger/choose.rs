@@ -76,7 +76,7 @@ impl Coordinator {
             | Obstacle::Wave(_)
             | Obstacle::NoStage => Judgement::SkipClass,
             Obstacle::Full(LimitScope::Group(_)) => Judgement::ParkByGroup,
-            Obstacle::Full(_) => Judgement::SkipClass,
+            Obstacle::Full(_) | Obstacle::OutsideWindow { .. } => Judgement::SkipClass,
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
             Obstacle::Kept(_) => Judgement::SkipClass,
             Obstacle::Order
@@ -110,12 +110,15 @@ impl Coordinator {
             }
             if stage.is_none_or(|(of, _)| of != class.stage) {
                 stage = Some((class.stage, self.obstacle_of_stage(&class.campaign, class.stage).is_none()));
+                tier = None;
             }
             if !stage.is_some_and(|(_, open)| open) {
                 continue;
             }
             if tier.is_none_or(|(of, _)| of != class.tier) {
-                tier = Some((class.tier, !self.is_full(&class.campaign, &LimitScope::Tier(class.tier))));
+                let open = self.outside_window(&class.campaign, class.tier, class.stage, now).is_none()
+                    && !self.is_full(&class.campaign, &LimitScope::Tier(class.tier));
+                tier = Some((class.tier, open));
             }
             let site_is_open = || !self.is_full(&class.campaign, &LimitScope::Site(class.site.clone()));
             if tier.is_some_and(|(_, open)| open) && *sites.entry(&class.site).or_insert_with(site_is_open) {

@@ -15,12 +15,15 @@
 //! C*    = max(ceil(N tau / W), ceil(N / rounds))  slots that fit
 //! d*    = the longest d that fits; by (1) alone   (C W / N - h (1 + f) - f R) / (1 + f)
 //! days* = N tau / (C x hours a day)               or the rounds of (2), whichever takes longer
+//! windows: W is the sum of their lengths, less the time within which a server begins; each is one w
 //! pauses: W - N f H in place of W, where every failure stops its tier until a person has looked (H)
 //! ```
 //!
 //! They were compared with Monte-Carlo runs of the same campaigns: (1) alone agrees within 1 % round the clock and
 //! within 3 % where a day has 8 or 12 hours of windows.
 
+use lunar_common::time::WallTime;
+use lunar_common::window::Stretch;
 use serde::Serialize;
 
 /// What is assumed of one server's upgrade where nothing was measured.
@@ -118,6 +121,135 @@ impl Calendar {
     }
 }
 
+/// A stretch of open time, in seconds from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// Its first second.
+    pub from_s: u64,
+    /// The first one after it.
+    pub until_s: u64,
+}
+
+impl Span {
+    /// What a stretch leaves for starts after `start`: a server may take `start_within_s` before it begins.
+    #[must_use]
+    pub fn of(stretch: Stretch, start: WallTime, start_within_s: u64) -> Self {
+        let seconds = |at: WallTime| u64::try_from(at.0.saturating_sub(start.0)).unwrap_or(0);
+        let from_s = seconds(stretch.opens);
+        Self { from_s, until_s: seconds(stretch.closes).saturating_sub(start_within_s).max(from_s) }
+    }
+
+    fn length_s(self, window_s: u64) -> u64 {
+        self.until_s.min(window_s).saturating_sub(self.from_s)
+    }
+}
+
+/// When the servers of one scope may go down.
+#[derive(Debug, Clone, Copy)]
+pub enum Hours<'a> {
+    /// The same on each day.
+    Daily(Calendar),
+    /// In windows.
+    Windows {
+        /// Seconds from the start to the deadline.
+        window_s: u64,
+        /// When they are open, in order, and beyond the deadline too.
+        spans: &'a [Span],
+    },
+}
+
+impl From<Calendar> for Hours<'_> {
+    fn from(calendar: Calendar) -> Self {
+        Self::Daily(calendar)
+    }
+}
+
+impl<'a> Hours<'a> {
+    /// In windows, until a deadline.
+    #[must_use]
+    pub fn in_windows(window_s: u64, spans: &'a [Span]) -> Self {
+        Self::Windows { window_s, spans }
+    }
+
+    fn window_s(self) -> u64 {
+        match self {
+            Self::Daily(calendar) => calendar.window_s,
+            Self::Windows { window_s, .. } => window_s,
+        }
+    }
+
+    fn open_s(self) -> u64 {
+        match self {
+            Self::Daily(calendar) => calendar.open_s(),
+            Self::Windows { window_s, spans } => spans.iter().map(|span| span.length_s(window_s)).sum(),
+        }
+    }
+
+    fn rounds(self, round_s: u64, rollback_s: u64) -> u64 {
+        match self {
+            Self::Daily(calendar) => calendar.rounds(round_s, rollback_s),
+            Self::Windows { window_s, spans } => {
+                let in_span =
+                    |span: &Span| span.length_s(window_s).saturating_sub(rollback_s) / round_s.max(1);
+                spans.iter().map(in_span).sum()
+            }
+        }
+    }
+
+    /// Seconds from the start until so many seconds of open time are over; `None`: no window is known by then.
+    fn elapsed(self, busy_s: u64) -> Option<u64> {
+        match self {
+            Self::Daily(calendar) => Some(calendar.elapsed(busy_s)),
+            Self::Windows { .. } if busy_s == 0 => Some(0),
+            Self::Windows { spans, .. } => {
+                let mut left_s = busy_s;
+                spans.iter().find_map(|span| {
+                    let length_s = span.length_s(u64::MAX);
+                    if left_s <= length_s {
+                        return Some(span.from_s + left_s);
+                    }
+                    left_s -= length_s;
+                    None
+                })
+            }
+        }
+    }
+
+    /// Seconds from the start until the last of these rounds could still be rolled back.
+    fn elapsed_rounds(self, rounds: u64, round_s: u64, rollback_s: u64) -> Option<u64> {
+        match self {
+            Self::Daily(calendar) => calendar.elapsed_rounds(rounds, round_s, rollback_s),
+            Self::Windows { spans, .. } => {
+                let mut left = rounds;
+                spans.iter().find_map(|span| {
+                    let here = span.length_s(u64::MAX).saturating_sub(rollback_s) / round_s.max(1);
+                    if left <= here {
+                        return Some(
+                            span.from_s
+                                .saturating_add(left.saturating_mul(round_s))
+                                .saturating_add(rollback_s),
+                        );
+                    }
+                    left -= here;
+                    None
+                })
+            }
+        }
+    }
+
+    /// Seconds from the start until so many waves have ended. Where there are no windows, waves are not fitted into
+    /// the hours of a day: what promises less is the limits' matter.
+    pub(super) fn elapsed_waves(self, waves: u64, wave_s: u64, rollback_s: u64) -> Option<u64> {
+        match self {
+            Self::Daily(_) => Some(waves.saturating_mul(wave_s)),
+            Self::Windows { .. } if waves == 0 => Some(0),
+            Self::Windows { .. } => {
+                Some(self.elapsed_rounds(waves, wave_s, rollback_s)?.saturating_sub(rollback_s))
+            }
+        }
+    }
+}
+
 /// Servers that share slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
@@ -141,34 +273,41 @@ impl Demand {
         u128::from(self.servers) * assumed.slot_ms()
     }
 
-    fn open_ms(&self, calendar: Calendar) -> u128 {
-        u128::from(calendar.open_s().saturating_sub(self.paused_s)) * 1000
+    fn open_ms(&self, hours: Hours<'_>) -> u128 {
+        u128::from(hours.open_s().saturating_sub(self.paused_s)) * 1000
     }
 
     /// Milliseconds of slots there are.
-    pub(super) fn available_ms(&self, calendar: Calendar) -> u128 {
-        u128::from(self.slots) * self.open_ms(calendar)
+    pub(super) fn available_ms<'a>(&self, hours: impl Into<Hours<'a>>) -> u128 {
+        u128::from(self.slots) * self.open_ms(hours.into())
     }
 
     /// Whether all are done by the deadline, even if every slot is used without a gap.
     #[must_use]
-    pub fn fits(&self, assumed: &Assumptions, calendar: Calendar) -> bool {
-        let rounds = calendar.rounds(self.round_s(assumed), assumed.rollback_s);
-        self.needed_ms(assumed) <= self.available_ms(calendar)
+    pub fn fits<'a>(&self, assumed: &Assumptions, hours: impl Into<Hours<'a>>) -> bool {
+        let hours = hours.into();
+        let rounds = hours.rounds(self.round_s(assumed), assumed.rollback_s);
+        self.needed_ms(assumed) <= self.available_ms(hours)
             && u128::from(self.servers) <= u128::from(self.slots) * u128::from(rounds)
     }
 
     /// Servers done by the deadline.
-    pub(super) fn done(&self, assumed: &Assumptions, calendar: Calendar) -> u64 {
-        let by_work = self.available_ms(calendar) / assumed.slot_ms();
-        let rounds = calendar.rounds(self.round_s(assumed), assumed.rollback_s);
+    pub(super) fn done<'a>(&self, assumed: &Assumptions, hours: impl Into<Hours<'a>>) -> u64 {
+        let hours = hours.into();
+        let by_work = self.available_ms(hours) / assumed.slot_ms();
+        let rounds = hours.rounds(self.round_s(assumed), assumed.rollback_s);
         self.servers.min(narrow(by_work.min(u128::from(self.slots) * u128::from(rounds))))
     }
 
     /// The fewest slots that fit; `None`: no number does.
-    pub(super) fn slots_that_fit(&self, assumed: &Assumptions, calendar: Calendar) -> Option<u64> {
-        let rounds = calendar.rounds(self.round_s(assumed), assumed.rollback_s);
-        let open_ms = self.open_ms(calendar);
+    pub(super) fn slots_that_fit<'a>(
+        &self,
+        assumed: &Assumptions,
+        hours: impl Into<Hours<'a>>,
+    ) -> Option<u64> {
+        let hours = hours.into();
+        let rounds = hours.rounds(self.round_s(assumed), assumed.rollback_s);
+        let open_ms = self.open_ms(hours);
         if rounds == 0 || open_ms == 0 {
             return None;
         }
@@ -176,13 +315,18 @@ impl Demand {
     }
 
     /// The longest hold in whole seconds that fits; `None`: not even one second does.
-    pub(super) fn hold_that_fits(&self, assumed: &Assumptions, calendar: Calendar) -> Option<u64> {
-        let fits = |hold_s: u64| self.fits(&Assumptions { hold_s, ..*assumed }, calendar);
+    pub(super) fn hold_that_fits<'a>(
+        &self,
+        assumed: &Assumptions,
+        hours: impl Into<Hours<'a>>,
+    ) -> Option<u64> {
+        let hours = hours.into();
+        let fits = |hold_s: u64| self.fits(&Assumptions { hold_s, ..*assumed }, hours);
         if !fits(1) {
             return None;
         }
         // What fits at one length fits at every shorter one: halve the range that is left.
-        let (mut yes, mut no) = (1, calendar.window_s.saturating_add(1));
+        let (mut yes, mut no) = (1, hours.window_s().saturating_add(1));
         while yes + 1 < no {
             let middle = yes + (no - yes) / 2;
             if fits(middle) { yes = middle } else { no = middle }
@@ -191,12 +335,13 @@ impl Demand {
     }
 
     /// Seconds from the start until all are done; `None`: a day's window is too short for one server.
-    pub(super) fn finish_s(&self, assumed: &Assumptions, calendar: Calendar) -> Option<u64> {
+    pub(super) fn finish_s<'a>(&self, assumed: &Assumptions, hours: impl Into<Hours<'a>>) -> Option<u64> {
+        let hours = hours.into();
         let slots = self.slots.max(1);
         let busy_ms = self.needed_ms(assumed).div_ceil(u128::from(slots));
-        let by_work = calendar.elapsed(narrow(busy_ms.div_ceil(1000)).saturating_add(self.paused_s));
+        let by_work = hours.elapsed(narrow(busy_ms.div_ceil(1000)).saturating_add(self.paused_s))?;
         let rounds = self.servers.div_ceil(slots);
-        let by_rounds = calendar.elapsed_rounds(rounds, self.round_s(assumed), assumed.rollback_s)?;
+        let by_rounds = hours.elapsed_rounds(rounds, self.round_s(assumed), assumed.rollback_s)?;
         Some(by_work.max(by_rounds))
     }
 }
@@ -359,6 +504,27 @@ mod tests {
             let servers = demand.done(&assumed, calendar);
             assert!(Demand { servers, ..demand }.fits(&assumed, calendar));
         }
+    }
+
+    #[test]
+    fn windows_on_the_same_hours_of_each_day_come_to_the_same() {
+        for (servers, slots, hold_s, (hours, days)) in
+            [(5000, 21, 1200, (12, 7)), (5000, 5, 300, (8, 6)), (28, 1, 480, (4, 1)), (7, 3, 4000, (1, 7))]
+        {
+            let (demand, assumed, daily) = (of(servers, slots), held(hold_s), calendar((hours, days)));
+            // Far enough for whatever takes longer.
+            let span =
+                |day| Span { from_s: day * Calendar::DAY_S, until_s: day * Calendar::DAY_S + hours * HOUR_S };
+            let spans: Vec<Span> = (0..400).map(span).collect();
+            let windows = Hours::in_windows(daily.window_s, &spans);
+            assert_eq!(demand.fits(&assumed, windows), demand.fits(&assumed, daily), "{servers}");
+            assert_eq!(demand.done(&assumed, windows), demand.done(&assumed, daily));
+            assert_eq!(demand.slots_that_fit(&assumed, windows), demand.slots_that_fit(&assumed, daily));
+            assert_eq!(demand.hold_that_fits(&assumed, windows), demand.hold_that_fits(&assumed, daily));
+            assert_eq!(demand.finish_s(&assumed, windows), demand.finish_s(&assumed, daily));
+        }
+        let none = Hours::in_windows(Calendar::DAY_S, &[]);
+        assert_eq!((of(1, 1).finish_s(&held(60), none), of(1, 1).done(&held(60), none)), (None, 0));
     }
 
     #[test]

@@ -10,9 +10,10 @@ use lunar_common::document::nearest;
 use lunar_common::inventory::InventoryServer;
 use lunar_common::lease::LimitScope;
 use lunar_common::limits::Tier;
+use lunar_common::plan::windows::Mode;
 use lunar_common::plan::{Plan, Select};
 
-use super::{Fleet, HeldBy, Share};
+use super::{Assumptions, Fleet, HeldBy, Share, TierHours};
 use crate::event::LimitTable;
 
 /// As an indented list that follows a message.
@@ -94,6 +95,42 @@ pub(super) fn of_limits(
             }
             LimitScope::Fleet | LimitScope::Tier(_) | LimitScope::Group(_) => continue,
         });
+    }
+    found
+}
+
+/// Windows of tiers that select nobody, and tiers that are held to none though the plan has some.
+pub(super) fn of_windows(
+    plan: &Plan,
+    fleet: &Fleet<'_>,
+    assumed: &Assumptions,
+    windows: &[TierHours],
+) -> Vec<String> {
+    let Some(_) = &plan.windows else { return Vec::new() };
+    let mut found = Vec::new();
+    if !windows.is_empty() && assumed.hold_s > plan.hold_s() {
+        found.push(format!(
+            "windows are kept open for {} s down, by health.settle_s and health.soak_s; with {} s, the last servers of \
+             each window are down beyond its end",
+            plan.hold_s(),
+            assumed.hold_s
+        ));
+    }
+    for tier in Tier::ALL {
+        let is_there = fleet.tallies.contains_key(&LimitScope::Tier(tier));
+        let held = windows.iter().find(|held| held.tier == tier);
+        match held {
+            Some(_) if !is_there => found.push(format!("windows.tier.{tier}: no selected server is of tier {tier}")),
+            None if is_there && tier == Tier::One => found.push(
+                "windows.tier.1 is not given: servers that people depend on go down at any time; write \
+                 mode = \"strict\" and their windows, or mode = \"any\" if that is meant"
+                    .to_owned(),
+            ),
+            Some(held) if held.mode == Mode::Preferred && !held.fits_inside => found.push(format!(
+                "tier {tier} does not fit into its windows: it will start outside them too, as soon as it is behind"
+            )),
+            Some(_) | None => {}
+        }
     }
     found
 }

@@ -5,12 +5,14 @@
 //! and times are the least that limits, waves and soaks allow, one stage after the other as the plan says. Refuses
 //! to say who is in a stage: that is drawn by the hash of the plan as signed.
 
-use lunar_common::ids::{DocumentHash, StageName};
+use lunar_common::ids::{DocumentHash, StageName, WindowName};
 use lunar_common::inventory::InventoryServer;
+use lunar_common::lease::LimitScope;
 use lunar_common::plan::{Plan, Stage};
 use serde::Serialize;
 
-use super::{Assumptions, Calendar, Fleet, count};
+use super::hours::Openings;
+use super::{Assumptions, Fleet, count};
 use crate::campaign::rules::StageTerms;
 use crate::campaign::stage::deal;
 use crate::event::LimitTable;
@@ -22,6 +24,8 @@ pub struct StageRow {
     pub name: StageName,
     /// Its servers.
     pub servers: u64,
+    /// The windows that it is held to, beside those of its servers' tiers.
+    pub windows: Vec<WindowName>,
     /// Seconds from the start until it may begin, at best; `None`: never.
     pub begins_s: Option<u64>,
     /// Seconds from the start until its servers are done.
@@ -46,7 +50,7 @@ pub(super) fn staged(
     selected: &[&InventoryServer],
     limits: &LimitTable,
     assumed: &Assumptions,
-    calendar: Calendar,
+    openings: &Openings,
 ) -> Option<Staged> {
     if plan.stages.is_empty() {
         return None;
@@ -65,19 +69,15 @@ pub(super) fn staged(
     let mut rows: Vec<StageRow> = terms
         .iter()
         .zip(&hands)
-        .map(|(stage, hand)| StageRow {
+        .zip(&plan.stages)
+        .map(|((stage, hand), written)| StageRow {
             name: stage.name.clone(),
             servers: count(hand.servers.len()),
+            windows: written.windows.clone(),
             begins_s: None,
             done_s: None,
             passes_s: None,
         })
-        .collect();
-    let lasts: Vec<Option<u64>> = plan
-        .stages
-        .iter()
-        .zip(&hands)
-        .map(|(stage, hand)| lasts_s(stage, &hand.servers, limits, assumed, calendar))
         .collect();
     // Each pass settles at least the first stage that waits for settled ones only; there are no circles.
     for _ in 0..terms.len() {
@@ -86,12 +86,25 @@ pub(super) fn staged(
                 .after
                 .iter()
                 .try_fold(0, |most, before| rows[usize::from(*before)].passes_s.map(|at| at.max(most)));
-            let done_s = begins_s.zip(lasts[at]).map(|(begins, takes)| begins.saturating_add(takes));
             let empty = hands[at].servers.is_empty();
-            rows[at].begins_s = begins_s;
+            let Some(begins_s) = begins_s.filter(|begins_s| rows[at].begins_s != Some(*begins_s)) else {
+                continue;
+            };
+            let takes_s = lasts_s(&plan.stages[at], &hands[at].servers, limits, assumed, &openings.of_stage(at, begins_s));
+            let done_s = takes_s.map(|takes_s| begins_s.saturating_add(takes_s));
+            rows[at].begins_s = Some(begins_s);
             rows[at].done_s = done_s;
             rows[at].passes_s =
                 done_s.filter(|_| !empty).map(|done| done.saturating_add(stage.demand.soak_ms / 1000));
+        }
+    }
+    for (at, row) in rows.iter().enumerate().filter(|(at, _)| !plan.stages[*at].windows.is_empty()) {
+        if row.servers > 0 && row.begins_s.is_some() && row.done_s.is_none() {
+            staged.stuck.push(format!(
+                "stages[{at}].windows: those of {} and of its servers' tiers leave too little time in common: widen them, \
+                 or take them away",
+                row.name
+            ));
         }
     }
     for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.servers == 0) {
@@ -114,22 +127,24 @@ pub(super) fn staged(
     Some(staged)
 }
 
-/// Seconds that a stage takes once it has begun; `None`: a day's window is too short for one.
+/// Seconds that a stage takes once it has begun; `None`: no window that it may use is long enough for one.
 fn lasts_s(
     stage: &Stage,
     servers: &[&InventoryServer],
     limits: &LimitTable,
     assumed: &Assumptions,
-    calendar: Calendar,
+    openings: &Openings,
 ) -> Option<u64> {
-    let fleet = Fleet::of(servers, limits);
+    let fleet = Fleet::of(servers, limits, openings);
     let by_limits = fleet
         .tallies
         .keys()
-        .filter_map(|scope| fleet.share(scope, assumed, calendar))
+        .filter_map(|scope| fleet.share(scope, assumed))
         .try_fold(0, |most, share| share.finish_s.map(|finish| finish.max(most)))?;
     let waves = stage.wave_max.map_or(0, |most| waves(count(servers.len()), u64::from(most.max(1))));
-    Some(by_limits.max(waves.saturating_mul(assumed.hold_s.saturating_add(assumed.hand_over_s))))
+    let wave_s = assumed.hold_s.saturating_add(assumed.hand_over_s);
+    let by_waves = fleet.hours(&LimitScope::Fleet).elapsed_waves(waves, wave_s, assumed.rollback_s)?;
+    Some(by_limits.max(by_waves))
 }
 
 /// Waves of 1, 2, 4, … up to `most` that so many servers need.

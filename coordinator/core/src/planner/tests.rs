@@ -251,3 +251,73 @@ fn servers_that_would_wait_for_each_other_are_named() {
         crossed.stuck
     );
 }
+
+/// Twelve hours from midnight on, each day, by a clock that is an hour ahead of UTC.
+const HALF_DAYS: &str = "[[windows.weekly]]\nname = \"half\"\nfrom = \"01:00\"\nuntil = \"13:00\"\n";
+
+fn held_to_half_days(mode: &str, limits: &str) -> String {
+    let zone = "[windows]\nzone = \"Europe/Berlin\"\n";
+    format!("{limits}\n{zone}{HALF_DAYS}[windows.tier]\n1 = {{ mode = \"{mode}\", windows = [\"half\"] }}\n")
+}
+
+#[test]
+fn strict_windows_count_like_the_hours_of_a_day_and_only_for_their_tier() {
+    let said = assessed(&held_to_half_days("strict", "[limits]\ntier = { 1 = 20 }"), &moon());
+    let [short] = said.short.as_slice() else { panic!("{said}") };
+    assert_eq!((short.share.scope.clone(), short.limit_that_fits), (LimitScope::Tier(Tier::One), Some(21)));
+    let shown = said.to_string();
+    for line in [
+        "windows of tier 1 (strict: half): open 84 h a week, for starts 82.8 h; 84 h until the plan expires; first \
+         start 2026-11-21T00:00:00Z",
+        // 20 slots x 7 x (12 h - 2 min to begin in).
+        "tier 1: 5000 servers, limit 20: needs 1686.2 slot-hours, has 1675.3; 4900 done in time, all after 7.1 days",
+        "tier 2: 2500 servers, limit 100: needs 843.1 slot-hours, has 16800; takes 8.6 h",
+        "note: windows are kept open for 150 s down",
+    ] {
+        assert!(shown.contains(line), "{line:?} is not in\n{shown}");
+    }
+    let enough = assessed(&held_to_half_days("strict", "[limits]\ntier = { 1 = 21 }"), &moon());
+    assert!(enough.feasible, "{enough}");
+    let finish_s = i64::try_from(short.share.finish_s.unwrap()).unwrap();
+    let plan = plan(&held_to_half_days("strict", "[limits]\ntier = { 1 = 20 }"));
+    let later = Plan { expires: WallTime(START.0 + finish_s), ..plan.clone() };
+    let assessed = assess(&later, &moon(), twenty_minutes(&plan), Calendar::DAY_S, START).unwrap();
+    assert!(assessed.feasible, "the end that is named fits: {assessed}");
+}
+
+#[test]
+fn preferred_windows_refuse_nothing_and_are_told_when_they_do_not_suffice() {
+    let said = assessed(&held_to_half_days("preferred", "[limits]\ntier = { 1 = 20 }"), &moon());
+    assert!(said.feasible && !said.windows[0].fits_inside, "{said}");
+    assert!(said.to_string().contains("; not all fit inside"), "{said}");
+    assert!(
+        said.contradictions.iter().any(|told| told
+            == "tier 1 does not fit into its windows: it will start outside them too, as soon as it is behind"),
+        "{:?}",
+        said.contradictions
+    );
+    let roomy = assessed(&held_to_half_days("preferred", "[limits]\ntier = { 1 = 21 }"), &moon());
+    assert!(roomy.windows[0].fits_inside && roomy.to_string().contains("; all fit inside"), "{roomy}");
+}
+
+#[test]
+fn windows_that_hold_the_wrong_tier_are_told() {
+    let text = held_to_half_days("strict", "select = { tiers = [1, 2] }").replace("\n1 = {", "\n3 = {");
+    let said = assessed(&text, &moon());
+    let told = said.contradictions.join("\n");
+    assert!(told.contains("windows.tier.3: no selected server is of tier 3"), "{told}");
+    assert!(
+        told.contains("windows.tier.1 is not given: servers that people depend on go down at any time"),
+        "{told}"
+    );
+}
+
+#[test]
+fn windows_too_short_for_what_is_assumed_never_bring_a_tier_to_its_end() {
+    let short = "[windows]\nzone = \"UTC\"\n[[windows.weekly]]\nname = \"w\"\nfrom = \"02:00\"\n\
+                 until = \"02:20\"\n[windows.tier]\n1 = { mode = \"strict\", windows = [\"w\"] }\n";
+    let said = assessed(short, &moon());
+    let tier_one = said.rows.iter().find(|row| row.scope == LimitScope::Tier(Tier::One)).unwrap();
+    assert_eq!((tier_one.finish_s, tier_one.done), (None, 0));
+    assert!(said.to_string().contains("never done: its windows are too short or too few"), "{said}");
+}

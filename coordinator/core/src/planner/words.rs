@@ -5,10 +5,12 @@
 
 use std::fmt;
 
+use lunar_common::ids::WindowName;
 use lunar_common::lease::LimitScope;
+use lunar_common::plan::windows::Mode;
 use lunar_common::time::WallTime;
 
-use super::{Assessment, Calendar, HeldBy, Share, Short};
+use super::{Assessment, Calendar, HeldBy, Share, Short, TierHours};
 
 /// The key in the plan that sets a limit.
 pub(super) fn key(scope: &LimitScope) -> String {
@@ -56,6 +58,9 @@ impl fmt::Display for Assessment {
             duration(assumed.rollback_s),
             hundredths(assumed.failures_per_10000),
         )?;
+        for held in &self.windows {
+            writeln!(f, "  {}", window_row(held))?;
+        }
         for share in &self.rows {
             writeln!(f, "  {}", self.row(share))?;
         }
@@ -106,7 +111,8 @@ impl Assessment {
             None => String::new(),
         };
         let finish = match share.finish_s {
-            None => "never done: a day's window is too short for one".to_owned(),
+            None if self.windows.is_empty() => "never done: a day's window is too short for one".to_owned(),
+            None => "never done: its windows are too short or too few".to_owned(),
             Some(finish_s) if share.fits => format!("takes {}", duration_up(finish_s)),
             Some(finish_s) => format!("{done} done in time, all after {}", duration_up(finish_s)),
         };
@@ -121,9 +127,13 @@ impl Assessment {
     fn write_stages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for stage in &self.stages {
             let at = |seconds: Option<u64>| seconds.map_or_else(|| "never".to_owned(), duration_up);
+            let windows = match stage.windows.as_slice() {
+                [] => String::new(),
+                names => format!(", only in {}", listed(names)),
+            };
             writeln!(
                 f,
-                "  stage {}: {}; begins after {}, done after {}, passes after {}",
+                "  stage {}: {}{windows}; begins after {}, done after {}, passes after {}",
                 stage.name,
                 counted(stage.servers),
                 at(stage.begins_s),
@@ -172,6 +182,32 @@ impl Assessment {
         }
         Ok(())
     }
+}
+
+/// The windows of a tier.
+fn window_row(held: &TierHours) -> String {
+    let TierHours { tier, mode, windows, open_s_a_week, start_s_a_week, open_s, opens, fits_inside } = held;
+    let names = listed(windows);
+    let opens = match opens {
+        Some(opens) => format!("first start {opens}"),
+        None => "no start before the plan expires".to_owned(),
+    };
+    let inside = match (mode, fits_inside) {
+        (Mode::Preferred, true) => "; all fit inside",
+        (Mode::Preferred, false) => "; not all fit inside",
+        (Mode::Strict | Mode::Any, _) => "",
+    };
+    format!(
+        "windows of tier {tier} ({mode}: {names}): open {} h a week, for starts {} h; {} h until the plan expires; \
+         {opens}{inside}",
+        hours_down(*open_s_a_week),
+        hours_down(*start_s_a_week),
+        hours_down(*open_s),
+    )
+}
+
+fn listed(names: &[WindowName]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn counted(servers: u64) -> String {
