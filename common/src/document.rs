@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, Sequence, ServerId};
+use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, Sequence, ServerId, StageName};
 use crate::time::WallTime;
 use crate::trust::RoleName;
 
@@ -37,11 +37,13 @@ pub enum Kind {
     Resume,
     /// Frees a lost lease, or writes a silent server off.
     Reap,
+    /// Lets a batch of a stage start, or takes that back.
+    Approval,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TrustRoot,
         Self::Enrolment,
         Self::Revocation,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Halt,
         Self::Resume,
         Self::Reap,
+        Self::Approval,
     ];
 
     /// The role that signs this kind.
@@ -62,6 +65,7 @@ impl Kind {
             Self::Halt => RoleName::Halt,
             Self::Resume => RoleName::Resume,
             Self::Reap => RoleName::Reap,
+            Self::Approval => RoleName::Approve,
         }
     }
 
@@ -76,6 +80,7 @@ impl Kind {
             Self::Halt => "halt@lunar-upgrade",
             Self::Resume => "resume@lunar-upgrade",
             Self::Reap => "reap@lunar-upgrade",
+            Self::Approval => "approve@lunar-upgrade",
         }
     }
 }
@@ -90,6 +95,7 @@ impl fmt::Display for Kind {
             Self::Halt => "halt",
             Self::Resume => "resume",
             Self::Reap => "reap",
+            Self::Approval => "approval",
         })
     }
 }
@@ -211,5 +217,35 @@ pub struct Reap {
     /// When it was made.
     pub issued: WallTime,
     /// What a person saw.
+    pub reason: String,
+}
+
+/// People's word that a batch of a stage may start, or that it may not after all. Signed under `approve@`: by the role's
+/// threshold of keys that are not the plan's author's; to withdraw, one of them is enough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// Always 1.
+    pub format: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The campaign.
+    pub campaign: CampaignId,
+    /// The hash of the plan that its signers looked at.
+    pub plan: DocumentHash,
+    /// The stage.
+    pub stage: StageName,
+    /// The batch, counted from 1.
+    pub batch: u32,
+    /// Order among the approvals and withdrawals of this batch.
+    pub sequence: Sequence,
+    /// Takes an approval back: whoever has not started waits again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdraw: bool,
+    /// When it was made.
+    pub issued: WallTime,
+    /// Past this nobody starts by it.
+    pub expires: WallTime,
+    /// What was looked at, or what is wrong.
     pub reason: String,
 }

@@ -147,6 +147,7 @@ impl Host {
             machines: self.trust.machines().cloned().collect(),
             plans: self.trust.plans().cloned().collect(),
             halts: self.trust.halts().cloned().collect(),
+            approvers: self.trust.approvers(),
         }
     }
 }

@@ -96,6 +96,8 @@ impl TrustState {
             Kind::Halt => self.accept_halt(document, wall),
             Kind::Resume => self.accept_resume(document, wall),
             Kind::Reap => self.accept_reap(document, wall),
+            // Checked by [`TrustState::approval`] where leases are granted, and kept in the log there.
+            Kind::Approval => Err(self.approval(document, wall).err().unwrap_or(Refusal::NotForUs)),
         }
     }
 
@@ -459,7 +461,7 @@ impl TrustState {
     }
 }
 
-fn bounded(document: &SignedDocument) -> Result<(), Refusal> {
+pub(super) fn bounded(document: &SignedDocument) -> Result<(), Refusal> {
     let kind = document.kind;
     if document.body.len() > DOCUMENT_BYTES_MAX {
         return Err(Refusal::TooLong { kind, length: document.body.len() });
@@ -487,7 +489,7 @@ fn within(met: Vec<TrustRole>, kind: Kind, reach: Reach<'_>) -> Result<Vec<Trust
     if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role: kind.role() }) } else { Ok(reaching) }
 }
 
-fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
+pub(super) fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
     role.valid_from.is_none_or(|from| from <= issued) && role.valid_until.is_none_or(|until| issued <= until)
 }
 
@@ -517,7 +519,7 @@ pub(super) fn unsigned_under(root: &TrustRoot, kind: Kind, found: &Signatures) -
 }
 
 /// What is missing for the entry that is nearest to being met.
-fn describe_unsigned(root: &TrustRoot, kind: Kind, found: &Signatures) -> Unsigned {
+pub(super) fn describe_unsigned(root: &TrustRoot, kind: Kind, found: &Signatures) -> Unsigned {
     let name = kind.role();
     let missing = |role: &&TrustRole| {
         role.threshold.saturating_sub(u32::try_from(found.counted(role).len()).unwrap_or(u32::MAX))

@@ -163,6 +163,7 @@ impl TrustState {
                 self.reaps.insert(reap.server.clone(), reap);
                 Ok(())
             }
+            Kind::Approval => Err(Refusal::NotForUs),
         }
     }
 

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use lunar_common::document::{Halt, Reap, Resume, Verified};
+use lunar_common::document::{Approval, Halt, Reap, Resume, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
 use lunar_common::lease::{Claim, Release};
 use lunar_common::message::Report;
 use lunar_common::plan::Plan;
+use lunar_common::trust::Approvers;
 
 /// Pairs a request with its one [`crate::effect::Effect::Answer`]. Drawn by the shell, unique in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,8 @@ pub enum Input {
     /// Hand it over before the trust state that remembers it is persisted: a reap that the trust state
     /// knows and the log does not could never be applied.
     Reap(Arc<Verified<Reap>>),
+    /// People approve a batch of a stage, or take that back. The core keeps it: the trust state does not.
+    Approval(Arc<Verified<Approval>>),
     /// A server asks to go down.
     Claim {
         /// Answered with [`crate::effect::Answer::Granted`], `Wait` or `Refused`.
@@ -77,4 +80,6 @@ pub struct InForce {
     pub plans: Vec<Arc<Verified<Plan>>>,
     /// Halts that no resume has ended. One known before and not among them has ended.
     pub halts: Vec<Arc<Verified<Halt>>>,
+    /// Who may approve batches.
+    pub approvers: Approvers,
 }

@@ -15,9 +15,10 @@ use lunar_common::phase::Phase;
 use lunar_common::plan::LeaseTerms;
 use lunar_common::time::millis;
 
+use crate::campaign::approval::{ApprovalTerms, Approvals};
 use crate::campaign::order::Order;
 use crate::campaign::rules::{Labels, Picks, Rules};
-use crate::campaign::stage::{Candidate, Ending, Stages};
+use crate::campaign::stage::{Candidate, Ending, NO_STAGE, Stages};
 use crate::event::{EventBody, Evidence, Member, Task, Terms};
 use crate::ledger::lease::Lease;
 use crate::view::OutcomeCounts;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     pub(crate) campaigns: BTreeMap<CampaignId, Campaign>,
     /// Rules of plans that come with the next event of their campaign.
     pub(crate) rules_next: BTreeMap<CampaignId, (DocumentHash, Rules)>,
+    /// Approvals that plans ask for that come with the next event of their campaign.
+    pub(crate) approvals_next: BTreeMap<CampaignId, (DocumentHash, ApprovalTerms)>,
     /// Labels of the machines that have any.
     pub(crate) labels: BTreeMap<ServerId, Arc<Labels>>,
     /// Halts in force by scope; `None`: every campaign.
@@ -63,6 +66,8 @@ pub(crate) struct Campaign {
     pub(crate) picks: Arc<Picks>,
     /// `None`: everyone may start at once.
     pub(crate) stages: Option<Stages>,
+    /// `None`: people are not asked.
+    pub(crate) approvals: Option<Approvals>,
     /// `None`: nobody waits for others.
     pub(crate) order: Option<Order>,
     pub(crate) outcomes: OutcomeCounts,
@@ -157,6 +162,7 @@ impl State {
                 self.epoch = *epoch;
                 self.fence = *fence;
                 self.restored = true;
+                self.each_campaign(|campaign| campaign.approvals.iter_mut().for_each(Approvals::void));
             }
             EventBody::Recovered { epoch: _ } => self.restored = false,
             EventBody::ServerEnrolled { member } => self.enrol(member),
@@ -166,6 +172,7 @@ impl State {
                 record.progress.values_mut().for_each(|progress| progress.queued = None);
                 self.each_campaign(|campaign| {
                     campaign.stages.iter_mut().for_each(|stages| stages.remove(server));
+                    campaign.approvals.iter_mut().for_each(|approvals| approvals.follow(server, None, true));
                     campaign.order.iter_mut().for_each(|order| order.remove(server));
                 });
             }
@@ -247,6 +254,15 @@ impl State {
                     self.progress_mut(server, &transition.campaign).phase = Some(transition.to);
                 }
             }
+            EventBody::PlanApprovals { campaign, plan, approvals } => {
+                self.approvals_next.insert(campaign.clone(), (*plan, approvals.clone()));
+            }
+            EventBody::Approved { campaign, plan, stage, name: _, batch, word } => {
+                let found = self.campaigns.get_mut(campaign).and_then(|found| found.approvals.as_mut());
+                if let Some(approvals) = found {
+                    approvals.said(*plan, *stage, *batch, word);
+                }
+            }
             // What follows from windows hangs on the time too, and is no part of the fold.
             EventBody::PlanWindows { .. } => {}
             EventBody::PlanRules { campaign, plan, rules } => {
@@ -320,6 +336,10 @@ impl State {
             let selected = campaign.terms.select.matches(member) && campaign.picks.matches(member, &labels);
             if let Some(stages) = &mut campaign.stages {
                 stages.admit(&candidate, selected, same_machine);
+                let stage = Some(stages.of(&member.server)).filter(|stage| *stage != NO_STAGE);
+                if let Some(approvals) = &mut campaign.approvals {
+                    approvals.follow(&member.server, stage, same_machine);
+                }
             }
             if let Some(order) = &mut campaign.order {
                 order.admit(&candidate, selected, same_machine);
@@ -342,9 +362,11 @@ impl State {
             terms: Arc::clone(&terms),
             picks: Arc::new(picks),
             stages: None,
+            approvals: None,
             order: None,
             outcomes,
         };
+        let asked = self.approvals_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
         if !stages.is_empty() || !order.is_empty() {
             let selected: Vec<Candidate<'_>> = self
                 .servers
@@ -358,6 +380,11 @@ impl State {
                 .collect();
             let (in_stages, in_order) = (!stages.is_empty(), !order.is_empty());
             campaign.stages = in_stages.then(|| Stages::deal(terms.plan, stages, &selected));
+            campaign.approvals = campaign
+                .stages
+                .as_ref()
+                .zip(asked)
+                .map(|(stages, (plan, approvals))| Approvals::deal(plan, approvals, stages));
             campaign.order = in_order.then(|| Order::new(order, &selected));
         }
         self.campaigns.insert(terms.campaign.clone(), campaign);

@@ -3,7 +3,7 @@
 //! Owns the making of the small documents that stop and start. Main invariant: a halt is one command, one key,
 //! and needs nobody else: it is written, signed and handed over at once, to an agent if no coordinator is left.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use lunar_common::document::{Halt, Kind, Reap, Resume};
@@ -156,7 +156,7 @@ impl ReapCommand {
         let prefix = format!("reap-{}-", self.server);
         let sequence = match hand_over.sequence {
             Some(sequence) => sequence,
-            None => known().max(highest_name(common, &[&prefix])?.saturating_add(1)),
+            None => known().max(highest_name(&Home::new(&common.home).documents(), &[&prefix])?.saturating_add(1)),
         };
         let reap = Reap {
             format: 1,
@@ -181,13 +181,15 @@ fn scope_name(campaign: Option<&CampaignId>) -> String {
 fn next_stop(common: &Common, trust: &TrustState, campaign: Option<&CampaignId>) -> Result<u64, Failure> {
     let known = trust.next_number(&Counted::Stop(campaign.cloned()));
     let scope = scope_name(campaign);
-    let names = highest_name(common, &[&format!("halt-{scope}-"), &format!("resume-{scope}-")])?;
+    let documents = Home::new(&common.home).documents();
+    let names = highest_name(&documents, &[&format!("halt-{scope}-"), &format!("resume-{scope}-")])?;
     Ok(known.max(names.saturating_add(1)))
 }
 
-fn highest_name(common: &Common, prefixes: &[&str]) -> Result<u64, Failure> {
+/// The highest number in names of a directory that go on from these prefixes with it.
+pub(super) fn highest_name(directory: &Path, prefixes: &[&str]) -> Result<u64, Failure> {
     let mut highest = 0;
-    for name in names(&Home::new(&common.home).documents())? {
+    for name in names(directory)? {
         let name = name.to_string_lossy();
         for prefix in prefixes {
             let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".toml"));

@@ -558,6 +558,9 @@ fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
     if !names.is_empty() {
         text += &format!(", after {}", names.join(" and "));
     }
+    if let Some(batch) = stage.approval_batch {
+        text += &format!(", approved {batch} at a time");
+    }
     if !stage.windows.is_empty() {
         text += &format!(", only in {}", names_of(&stage.windows));
     }

@@ -88,7 +88,8 @@ impl Draft {
              # so many succeeded, and that held for soak_s. `size` or `percent`: only so many of those selected, drawn by\n\
              # the plan's hash. `wave_max`: starts in waves of 1, 2, 4, … up to it. Selectors take groups and labels too, as\n\
              # in select = {{ labels = {{ pool = [\"staging\"] }} }}. `windows = [\"night\"]`: only in that maintenance window,\n\
-             # beside what the tier is held to. Without stages, all may start at once.\n"
+             # beside what the tier is held to. `approval_batch = 25`: people sign for every 25 servers before one of them\n\
+             # starts (`batches`, `approve`; the author may not). Without stages, all may start at once.\n"
         )?;
         writeln!(
             out,
@@ -99,7 +100,12 @@ impl Draft {
         for stage in &self.stages {
             writeln!(out, "[[stages]]\nname = \"{}\"", stage.name)?;
             for (key, value) in
-                [("size", stage.size), ("percent", stage.percent), ("wave_max", stage.wave_max)]
+                [
+                    ("size", stage.size),
+                    ("percent", stage.percent),
+                    ("wave_max", stage.wave_max),
+                    ("approval_batch", stage.approval_batch),
+                ]
             {
                 if let Some(value) = value {
                     writeln!(out, "{key} = {value}")?;
@@ -262,6 +268,7 @@ pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec
         wave_max: None,
         success_per_10000,
         soak_s,
+        approval_batch: None,
         windows: Vec::new(),
         select,
     };

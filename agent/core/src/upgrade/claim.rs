@@ -306,6 +306,7 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::Order { rule, pending, .. } => format!("{pending} go first ({rule})"),
         WaitReason::NoStage => "no stage of the plan selects this server".into(),
         WaitReason::OutsideWindow { opens: Some(opens), .. } => format!("the next window opens at {opens}"),
+        WaitReason::Approval { stage, batch, .. } => format!("batch {batch} of stage {stage} is not approved"),
         WaitReason::OutsideWindow { opens: None, .. } => "no window opens before the plan expires".into(),
     }
 }

@@ -4,12 +4,15 @@
 //! the log alone; a gate's opening is in the log with the evidence for it, before anyone starts behind it. Refuses
 //! to decide who starts: the ledger does, and asks here what stands in the way.
 
+pub mod approval;
 pub(crate) mod gate;
 pub(crate) mod order;
 pub mod rules;
 pub(crate) mod stage;
 pub mod window;
 
+#[cfg(test)]
+mod approval_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

@@ -100,6 +100,7 @@ impl Coordinator {
         let stage = self.stage_of(&claim.campaign, &claim.server);
         let obstacle = self
             .obstacle_of_campaign(&claim.campaign, now)
+            .or_else(|| self.obstacle_of_approval(&claim.campaign, &claim.server, now))
             .or_else(|| self.outside_window(&claim.campaign, tier, stage, now));
         if let Some(obstacle) = obstacle {
             let reason = self.explain(obstacle, &claim.server, &claim.campaign, now);

@@ -131,6 +131,7 @@ fn in_force(trust: &TrustState) -> InForce {
         machines: trust.machines().cloned().collect(),
         plans: trust.plans().cloned().collect(),
         halts: trust.halts().cloned().collect(),
+        approvers: trust.approvers(),
     }
 }
 

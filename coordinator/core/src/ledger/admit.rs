@@ -5,7 +5,7 @@
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
-use lunar_common::lease::{LimitScope, Occupancy, WaitReason};
+use lunar_common::lease::{Lapse, LimitScope, Occupancy, WaitReason};
 use lunar_common::limits::Tier;
 use lunar_common::phase::Phase;
 use lunar_common::time::{Now, WallTime, millis};
@@ -36,6 +36,8 @@ pub(crate) enum Obstacle {
     Wave(u16),
     /// No stage of the plan selects it.
     NoStage,
+    /// People have not approved its batch, or not in a way that counts now.
+    Unapproved(Lapse),
     /// Servers that go before it are not done.
     Order,
     /// A limit is reached.
@@ -75,6 +77,7 @@ impl Coordinator {
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
+            .or_else(|| self.obstacle_of_approval(campaign, &server.member.server, now))
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
             .or_else(|| {
@@ -187,6 +190,7 @@ impl Coordinator {
                 | Obstacle::Gate { .. }
                 | Obstacle::Wave(_)
                 | Obstacle::NoStage
+                | Obstacle::Unapproved(_)
                 | Obstacle::Order
                 | Obstacle::Kept(_)
                 | Obstacle::HoldsLease
@@ -231,6 +235,7 @@ impl Coordinator {
             Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
             Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
             Obstacle::NoStage => WaitReason::NoStage,
+            Obstacle::Unapproved(lapse) => self.explain_approval(campaign, server, lapse),
             Obstacle::Order => self.explain_order(campaign, server),
             Obstacle::Full(scope) => WaitReason::Limit {
                 limit: self.limit(campaign, &scope).unwrap_or(u32::MAX),
