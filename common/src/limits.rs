@@ -27,14 +27,20 @@ impl Tier {
     /// All tiers, most critical first.
     pub const ALL: [Self; 3] = [Self::One, Self::Two, Self::Three];
 
+    /// This tier's of what each tier has, the most critical first.
+    #[must_use]
+    pub fn of<T>(self, [one, two, three]: [T; 3]) -> T {
+        match self {
+            Self::One => one,
+            Self::Two => two,
+            Self::Three => three,
+        }
+    }
+
     /// 1, 2 or 3.
     #[must_use]
     pub fn number(self) -> u8 {
-        match self {
-            Self::One => 1,
-            Self::Two => 2,
-            Self::Three => 3,
-        }
+        self.of([1, 2, 3])
     }
 }
 
@@ -104,11 +110,7 @@ impl TierLimits {
     /// The limit of one tier.
     #[must_use]
     pub fn of(&self, tier: Tier) -> u32 {
-        match tier {
-            Tier::One => self.one.get(),
-            Tier::Two => self.two.get(),
-            Tier::Three => self.three.get(),
-        }
+        tier.of([self.one, self.two, self.three]).get()
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! Owns the golden messages. Each case is one edit of a plan that is right; the message must name the place.
 
+mod support;
+
 use lunar_common::document::Document;
 use lunar_common::plan::Plan;
+use support::{each_is_told, told};
 
 const RIGHT: &str = r#"format = 1
 fleet = "moon"
@@ -176,10 +179,6 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("format = 1\n", "format = 1\ndescription = \"\\u001b[31m\"\n", "description: holds control characters"),
 ];
 
-fn told(text: &str) -> String {
-    Plan::parse(text.as_bytes()).err().map(|error| error.to_string()).unwrap_or_default()
-}
-
 #[test]
 fn the_labels_that_a_plan_uses_are_those_of_its_programs_and_probes() {
     let plan = RIGHT.replace("127.0.0.1:8080", "${label.host}:${label.port}");
@@ -194,15 +193,7 @@ fn the_plan_that_is_broken_below_is_right() {
 
 #[test]
 fn each_mistake_is_told_with_its_place() {
-    let mut wrong = Vec::new();
-    for (from, to, wanted) in BROKEN {
-        assert!(RIGHT.contains(from), "{from:?} is not in the plan");
-        let said = told(&RIGHT.replacen(from, to, 1));
-        if !said.contains(wanted) {
-            wrong.push(format!("{from:?} -> {to:?}\n  wanted: {wanted}\n  told:   {said}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    each_is_told(RIGHT, BROKEN, told);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Owns the golden messages. Each case is one edit of windows that are right; the message must name the place.
 
+mod support;
+
 use lunar_common::document::Document;
 use lunar_common::limits::Tier;
 use lunar_common::plan::Plan;
@@ -140,10 +142,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
 ];
 
 fn told(windows: &str) -> String {
-    Plan::parse(format!("{HEAD}{windows}").as_bytes())
-        .err()
-        .map(|error| error.to_string())
-        .unwrap_or_default()
+    support::told(&format!("{HEAD}{windows}"))
 }
 
 #[test]
@@ -158,15 +157,7 @@ fn the_windows_that_are_broken_below_are_right() {
 
 #[test]
 fn each_mistake_in_windows_is_told_with_its_place() {
-    let mut wrong = Vec::new();
-    for (from, to, wanted) in BROKEN {
-        assert!(WINDOWS.contains(from), "{from:?} is not in the windows");
-        let said = told(&WINDOWS.replacen(from, to, 1));
-        if !said.contains(wanted) {
-            wrong.push(format!("{from:?} -> {to:?}\n  wanted: {wanted}\n  told:   {said}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    support::each_is_told(WINDOWS, BROKEN, told);
 }
 
 #[test]

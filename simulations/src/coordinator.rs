@@ -147,15 +147,6 @@ impl Host {
         self.ledger.apply(&event);
         self.log.push(event);
     }
-
-    fn in_force(&self) -> InForce {
-        InForce {
-            machines: self.trust.machines().cloned().collect(),
-            plans: self.trust.plans().cloned().collect(),
-            halts: self.trust.halts().cloned().collect(),
-            resumes: self.trust.resumes_of_pauses().cloned().collect(),
-        }
-    }
 }
 
 impl World {
@@ -179,7 +170,7 @@ impl World {
         }
         self.host.core = Some(core);
         self.host.alarm = None;
-        let in_force = self.host.in_force();
+        let in_force = InForce::of(&self.host.trust);
         self.feed_coordinator(Input::Started(in_force));
     }
 
@@ -326,7 +317,7 @@ impl World {
         let input = match self.host.trust.accept(document, self.edges.coordinator_clock.wall(self.at_ms)) {
             Err(_) | Ok(Accepted::Known) => return,
             Ok(Accepted::TrustRoot(_) | Accepted::Revocation(_)) => {
-                Input::MembersChanged(self.host.in_force())
+                Input::MembersChanged(InForce::of(&self.host.trust))
             }
             Ok(Accepted::Enrolment(enrolment)) => Input::Enrolled(enrolment),
             Ok(Accepted::Plan(plan)) => Input::Plan(plan),

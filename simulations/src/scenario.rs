@@ -134,11 +134,7 @@ impl TierCounts {
     /// Those of one tier.
     #[must_use]
     pub fn of(&self, tier: Tier) -> u32 {
-        match tier {
-            Tier::One => self.one,
-            Tier::Two => self.two,
-            Tier::Three => self.three,
-        }
+        tier.of([self.one, self.two, self.three])
     }
 }
 

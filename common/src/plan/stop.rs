@@ -142,11 +142,7 @@ impl TierStops {
     /// The rules of one tier.
     #[must_use]
     pub fn of(&self, tier: Tier) -> &TierStop {
-        match tier {
-            Tier::One => &self.one,
-            Tier::Two => &self.two,
-            Tier::Three => &self.three,
-        }
+        tier.of([&self.one, &self.two, &self.three])
     }
 }
 

@@ -154,11 +154,7 @@ impl TierWindows {
     /// What one tier is held to.
     #[must_use]
     pub fn of(&self, tier: Tier) -> &TierWindow {
-        match tier {
-            Tier::One => &self.one,
-            Tier::Two => &self.two,
-            Tier::Three => &self.three,
-        }
+        tier.of([&self.one, &self.two, &self.three])
     }
 }
 

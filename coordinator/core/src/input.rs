@@ -12,6 +12,7 @@ use lunar_common::ids::PeerKey;
 use lunar_common::lease::{Claim, Release};
 use lunar_common::message::Report;
 use lunar_common::plan::Plan;
+use lunar_common::trust::TrustState;
 
 /// Pairs a request with its one [`crate::effect::Effect::Answer`]. Drawn by the shell, unique in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,4 +80,17 @@ pub struct InForce {
     pub halts: Vec<Arc<Verified<Halt>>>,
     /// The latest resume of each campaign's pauses.
     pub resumes: Vec<Arc<Verified<Resume>>>,
+}
+
+impl InForce {
+    /// Everything in force by a trust state.
+    #[must_use]
+    pub fn of(trust: &TrustState) -> Self {
+        Self {
+            machines: trust.machines().cloned().collect(),
+            plans: trust.plans().cloned().collect(),
+            halts: trust.halts().cloned().collect(),
+            resumes: trust.resumes_of_pauses().cloned().collect(),
+        }
+    }
 }

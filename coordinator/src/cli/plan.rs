@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use lunar_common::document::{Document, Kind, SignedDocument};
-use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version, WindowName};
+use lunar_common::ids::{ArtifactId, ArtifactName, CampaignId, KeyName, SiteId, Version};
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
 use lunar_common::plan::windows::{Mode, Windows};
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::plan_check::{CheckCommand, warnings};
 use super::plan_fit::Assuming;
-use super::plan_text::{Draft, DraftArtifact, default_stages};
+use super::plan_text::{Draft, DraftArtifact, default_stages, joined};
 use super::signing::{Finish, SignWith, Span, Via, check, trust, would_write, write_new};
 use super::{CommandResult, Common, Table};
 use crate::catalogue::Catalogue;
@@ -538,7 +538,7 @@ fn windows_in_short(windows: &Windows) -> Vec<String> {
     for tier in Tier::ALL {
         let held = windows.tier.of(tier);
         if held.mode != Mode::Any {
-            lines.push(format!("tier {tier}: {}, {}", held.mode, names_of(&held.windows)));
+            lines.push(format!("tier {tier}: {}, {}", held.mode, joined(held.windows.iter())));
         }
     }
     let zone = &windows.zone;
@@ -551,10 +551,6 @@ fn windows_in_short(windows: &Windows) -> Vec<String> {
         lines.push(format!("{}: {}, for {} s ({zone})", cron.name, cron.opens, cron.open_s));
     }
     lines
-}
-
-fn names_of(windows: &[WindowName]) -> String {
-    windows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A stage in one line: who, how fast, and what its gate asks for.
@@ -573,7 +569,7 @@ fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
         text += &format!(", after {}", names.join(" and "));
     }
     if !stage.windows.is_empty() {
-        text += &format!(", only in {}", names_of(&stage.windows));
+        text += &format!(", only in {}", joined(stage.windows.iter()));
     }
     let per_10000 = stage.success_per_10000;
     text + &format!("; passes at {}.{:02} %, soaked for {} s", per_10000 / 100, per_10000 % 100, stage.soak_s)

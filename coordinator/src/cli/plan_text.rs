@@ -421,7 +421,7 @@ open_s = 14400
 2 = { mode = "preferred", windows = ["night"] }
 3 = { mode = "any" }"#;
 
-fn joined(items: impl Iterator<Item = impl ToString>) -> String {
+pub(super) fn joined(items: impl Iterator<Item = impl ToString>) -> String {
     items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 

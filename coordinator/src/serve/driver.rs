@@ -141,7 +141,7 @@ impl Driver {
         let mut alive_at = watchdog.map(|interval| Instant::now() + interval);
         let mut look_at = Instant::now() + LOOK_EVERY;
         let mut is_ready = false;
-        let in_force = self.in_force();
+        let in_force = InForce::of(&self.trust);
         self.feed(Input::Started(in_force));
         self.hand_in().await?;
         loop {
@@ -351,7 +351,7 @@ impl Driver {
             Ok(Accepted::Known) => return self.taken(source, false),
             Ok(Accepted::TrustRoot(_)) => {
                 self.out.extend(members);
-                Input::MembersChanged(self.in_force())
+                Input::MembersChanged(InForce::of(&self.trust))
             }
             Ok(Accepted::Enrolment(enrolment)) => {
                 // Another machine may have stood in this place until now.
@@ -361,7 +361,7 @@ impl Driver {
             }
             Ok(Accepted::Revocation(list)) => {
                 self.out.extend(&list.keys);
-                Input::MembersChanged(self.in_force())
+                Input::MembersChanged(InForce::of(&self.trust))
             }
             Ok(Accepted::Plan(plan)) => Input::Plan(plan),
             Ok(Accepted::Halt(halt)) => Input::Halt(halt),
@@ -441,15 +441,6 @@ impl Driver {
                 self.enrolments.seen = None;
                 tracing::warn!(%error, "the enrolments cannot be read");
             }
-        }
-    }
-
-    fn in_force(&self) -> InForce {
-        InForce {
-            machines: self.trust.machines().cloned().collect(),
-            plans: self.trust.plans().cloned().collect(),
-            halts: self.trust.halts().cloned().collect(),
-            resumes: self.trust.resumes_of_pauses().cloned().collect(),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The order of a campaign: who goes first, and what must be shown before the others follow.
 //!
-//! Owns stages, their gates and their waves, who waits for whom, and what pauses all of it. Main invariant: who belongs where, and what was shown, follows from
-//! the log alone; a gate's opening is in the log with the evidence for it, before anyone starts behind it. Refuses
-//! to decide who starts: the ledger does, and asks here what stands in the way.
+//! Owns stages, their gates and their waves, who waits for whom, maintenance windows, and what pauses all of it. Main
+//! invariant: who belongs where, and what was shown, follows from the log alone; a gate's opening is in the log with the
+//! evidence for it, before anyone starts behind it. Refuses to decide who starts: the ledger does, and asks here what
+//! stands in the way.
 
 pub(crate) mod anomaly;
 pub(crate) mod gate;
@@ -11,6 +12,8 @@ pub mod rules;
 pub(crate) mod stage;
 pub mod window;
 
+#[cfg(test)]
+pub(crate) mod crew;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

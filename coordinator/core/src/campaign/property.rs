@@ -5,7 +5,7 @@
 //! own way. Proved by mistakes put in and taken out again: a gate that is not asked for; attempts under way left out
 //! of the evidence.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lunar_common::gate::Evidence as Shown;
@@ -15,10 +15,10 @@ use lunar_common::lease::{Grant, LeaseOutcome};
 use lunar_common::limits::Tier;
 use proptest::prelude::*;
 
+use super::crew::Crew;
 use super::rules::StageTerms;
 use super::tests::stage;
-use crate::coordinator::rig::{Rig, answer, id, plan_hash, pushed, terms, wide};
-use crate::effect::{Answer, Effect};
+use crate::coordinator::rig::{Rig, id, terms, wide};
 use crate::event::{EventBody, Evidence};
 
 const FLEET: [&str; 7] =
@@ -67,12 +67,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct World {
-    rig: Rig,
-    held: BTreeMap<ServerId, Grant>,
-    attempts: BTreeMap<ServerId, u64>,
-    claims: u64,
-}
+struct World(Crew);
 
 impl World {
     fn new() -> Self {
@@ -80,70 +75,29 @@ impl World {
         let mut terms = terms("c", 2, wide());
         terms.attempts_max = 100;
         rig.plan_in_stages(terms, stages());
-        Self { rig, held: BTreeMap::new(), attempts: BTreeMap::new(), claims: 0 }
+        Self(Crew::new(rig))
     }
 
     fn name(server: usize) -> ServerId {
         id(FLEET[server].split(' ').next().unwrap())
     }
 
-    fn take(&mut self, effects: &[Effect]) {
-        for grant in pushed(effects) {
-            self.held.insert(grant.server.clone(), grant);
-        }
-    }
-
     fn step(&mut self, step: &Step) {
+        let Self(crew) = self;
         match *step {
-            Step::Claim(server) => {
-                let server = Self::name(server);
-                if self.held.contains_key(&server) {
-                    return;
-                }
-                self.claims += 1;
-                let attempt = *self.attempts.entry(server.clone()).or_insert(1);
-                let mut claim = self.rig.claim_as(server.as_str(), attempt, self.claims);
-                claim.plan = plan_hash(2);
-                let effects = self.rig.send(claim);
-                self.take(&effects);
-                if let Answer::Granted(grant) = answer(&effects) {
-                    self.held.insert(server, grant);
-                }
-            }
-            Step::End(server, outcome) => {
-                let Some(grant) = self.held.remove(&Self::name(server)) else { return };
-                *self.attempts.entry(grant.server.clone()).or_insert(1) += 1;
-                let cause = "smoke".to_owned();
-                let effects = self.rig.release(
-                    &grant,
-                    match outcome {
-                        0 => LeaseOutcome::Completed,
-                        1 => LeaseOutcome::RolledBack { cause },
-                        _ => LeaseOutcome::NeverStarted { cause },
-                    },
-                );
-                self.take(&effects);
-            }
+            Step::Claim(server) => crew.claim(&Self::name(server)),
+            Step::End(server, outcome) => crew.end(&Self::name(server), outcome, 1),
             Step::Report(server, well) => {
-                let server = Self::name(server);
-                let effects = match self.held.get(&server).cloned() {
-                    Some(grant) => self.rig.report_held(&grant, true),
-                    None => {
-                        let mut report = self.rig.fresh_report(server.as_str());
-                        report.verdict = if well { Verdict::Healthy } else { Verdict::Unhealthy };
-                        self.rig.report(report)
-                    }
-                };
-                self.take(&effects);
+                crew.report(&Self::name(server), if well { Verdict::Healthy } else { Verdict::Unhealthy });
             }
             Step::Pass(seconds) => {
-                let effects = self.rig.pass(Duration::from_secs(seconds));
-                self.take(&effects);
+                let effects = crew.rig.pass(Duration::from_secs(seconds));
+                crew.take(&effects);
             }
             Step::Restart => {
-                self.rig.restart();
-                let held: Vec<Grant> = self.held.values().cloned().collect();
-                self.rig.all_report_held(&held);
+                crew.rig.restart();
+                let held: Vec<Grant> = crew.held.values().cloned().collect();
+                crew.rig.all_report_held(&held);
             }
         }
     }
@@ -212,14 +166,14 @@ proptest! {
         for step in &steps {
             world.step(step);
         }
-        judge(&world.rig.log).map_err(TestCaseError::fail)?;
+        judge(&world.0.rig.log).map_err(TestCaseError::fail)?;
         // Then all goes well, and everyone gets there: no wave and no gate is stuck for ever.
         for round in 0..40u64 {
             for server in 0..FLEET.len() {
                 world.step(&Step::End(server, 0));
                 world.step(&Step::Report(server, true));
                 let name = World::name(server);
-                let completed = world.rig.log.iter().any(|event| matches!(
+                let completed = world.0.rig.log.iter().any(|event| matches!(
                     event,
                     EventBody::Released {
                         server, evidence: Evidence::Release { outcome: LeaseOutcome::Completed, .. }, ..
@@ -232,6 +186,6 @@ proptest! {
             }
             world.step(&Step::Pass(20));
         }
-        prop_assert_eq!(judge(&world.rig.log).map_err(TestCaseError::fail)?.min(2), 2);
+        prop_assert_eq!(judge(&world.0.rig.log).map_err(TestCaseError::fail)?.min(2), 2);
     }
 }

@@ -36,9 +36,6 @@ const BEHIND_EVERY_S: i64 = 15 * 60;
 /// Servers in a hundred of those that may be left without being behind: the margin of planning.
 const ON_SCHEDULE_PERCENT: u64 = 85;
 
-/// Stretches that are looked at to tell whether a tier is behind: three a day for a year.
-const STRETCHES_MAX: usize = 3 * 366;
-
 /// How many seconds the clock and the steady clock may lie apart before both are asked: more than a leap second and
 /// what a time service corrects at a start, less than anybody would arrange a window by.
 const CLOCK_SET_S_MAX: u64 = 60;
@@ -242,12 +239,6 @@ impl Door {
         let by_steady = second.map_or_else(Look::default, |at| look(at, self.by_steady));
         (self.by_clock, self.by_steady) = (by_clock, by_steady);
     }
-
-    /// The time left in its windows, from a time on.
-    fn spans(&self, from: WallTime) -> Vec<Span> {
-        let stretches = self.times.between(from, self.expires).take(STRETCHES_MAX);
-        stretches.map(|stretch| Span::of(stretch, from, self.start_within_s)).collect()
-    }
 }
 
 impl Coordinator {
@@ -348,7 +339,7 @@ impl Coordinator {
         let demand =
             Demand { servers: (left * 100).div_ceil(ON_SCHEDULE_PERCENT), slots, soak_s: 0, paused_s: 0 };
         let window_s = u64::try_from(door.expires.0.saturating_sub(at.0)).unwrap_or(0);
-        let spans = door.spans(at);
+        let spans = Span::all_of(&door.times, at, door.expires, door.start_within_s);
         left > 0 && !demand.fits(&Assumptions::expected(door.hold_s), Hours::in_windows(window_s, &spans))
     }
 }

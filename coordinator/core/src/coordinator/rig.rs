@@ -210,31 +210,24 @@ impl Rig {
     }
 
     pub(crate) fn resume(&mut self, scope: Option<&str>, sequence: u64) -> Vec<Effect> {
-        let resume = Resume {
-            format: 1,
-            fleet: FleetId::new("moon").unwrap(),
-            campaign: scope.map(campaign),
-            pauses: BTreeSet::new(),
-            sequence: Sequence(sequence),
-            issued: self.now.wall,
-            expires: self.now.wall,
-            reason: "no fire".into(),
-        };
-        self.core.go_on(&resume, Default::default());
-        self.step()
+        self.go_on(scope, BTreeSet::new(), sequence)
     }
 
     /// People go on with campaign `c` where these pauses are.
     pub(crate) fn resume_pauses(&mut self, pauses: &[PauseId]) -> Vec<Effect> {
+        self.go_on(Some("c"), pauses.iter().copied().collect(), 1)
+    }
+
+    fn go_on(&mut self, scope: Option<&str>, pauses: BTreeSet<PauseId>, sequence: u64) -> Vec<Effect> {
         let resume = Resume {
             format: 1,
             fleet: FleetId::new("moon").unwrap(),
-            campaign: Some(campaign("c")),
-            pauses: pauses.iter().copied().collect(),
-            sequence: Sequence(1),
+            campaign: scope.map(campaign),
+            pauses,
+            sequence: Sequence(sequence),
             issued: self.now.wall,
             expires: self.now.wall,
-            reason: "a bad disk".into(),
+            reason: "no fire".into(),
         };
         self.core.go_on(&resume, Default::default());
         self.step()

@@ -125,15 +125,6 @@ fn trust(documents: &[SignedDocument]) -> TrustState {
     trust
 }
 
-fn in_force(trust: &TrustState) -> InForce {
-    InForce {
-        machines: trust.machines().cloned().collect(),
-        plans: trust.plans().cloned().collect(),
-        halts: trust.halts().cloned().collect(),
-        resumes: trust.resumes_of_pauses().cloned().collect(),
-    }
-}
-
 /// One life after the other, with the log between them.
 struct Lives {
     core: Coordinator,
@@ -150,7 +141,7 @@ impl Lives {
     fn start(&mut self, trust: &TrustState) -> Vec<&'static str> {
         self.core = Coordinator::new(Config::default());
         self.log.iter().for_each(|event| self.core.apply(event));
-        self.take(Input::Started(in_force(trust)))
+        self.take(Input::Started(InForce::of(trust)))
     }
 
     /// Hands an input in; the names of the events that it led to.
@@ -164,7 +155,7 @@ impl Lives {
     }
 
     fn changed(&mut self, trust: &TrustState) -> Vec<&'static str> {
-        self.take(Input::MembersChanged(in_force(trust)))
+        self.take(Input::MembersChanged(InForce::of(trust)))
     }
 
     fn takes_slot(&self, server: &str) -> Option<Occupancy> {

@@ -23,7 +23,7 @@
 //! within 3 % where a day has 8 or 12 hours of windows.
 
 use lunar_common::time::WallTime;
-use lunar_common::window::Stretch;
+use lunar_common::window::{OpenTimes, Stretch};
 use serde::Serialize;
 
 /// What is assumed of one server's upgrade where nothing was measured.
@@ -121,6 +121,9 @@ impl Calendar {
     }
 }
 
+/// Stretches of open time that are looked at: three a day for a year, or one a day for three years.
+pub(super) const STRETCHES_MAX: usize = 3 * 366;
+
 /// A stretch of open time, in seconds from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
@@ -137,6 +140,17 @@ impl Span {
         let seconds = |at: WallTime| u64::try_from(at.0.saturating_sub(start.0)).unwrap_or(0);
         let from_s = seconds(stretch.opens);
         Self { from_s, until_s: seconds(stretch.closes).saturating_sub(start_within_s).max(from_s) }
+    }
+
+    /// What windows leave for starts after `start` and until another time, as far ahead as anybody looks.
+    pub(crate) fn all_of(
+        times: &OpenTimes,
+        start: WallTime,
+        until: WallTime,
+        start_within_s: u64,
+    ) -> Vec<Self> {
+        let stretches = times.between(start, until).take(STRETCHES_MAX);
+        stretches.map(|stretch| Self::of(stretch, start, start_within_s)).collect()
     }
 
     fn length_s(self, window_s: u64) -> u64 {

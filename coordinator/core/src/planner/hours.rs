@@ -14,10 +14,7 @@ use lunar_common::time::WallTime;
 use lunar_common::window::{OpenTimes, Stretch};
 use serde::Serialize;
 
-use super::arithmetic::{Calendar, Hours, Span};
-
-/// Stretches that are looked at: three a day for a year, or one a day for three years.
-const STRETCHES_MAX: usize = 3 * 366;
+use super::arithmetic::{Calendar, Hours, STRETCHES_MAX, Span};
 
 /// How far beyond its deadline a campaign is followed to its end, in seconds: two years.
 const BEYOND_S: i64 = 2 * 366 * 86_400;
@@ -73,10 +70,7 @@ impl Openings {
         };
         let Some(windows) = &plan.windows else { return openings };
         let until = WallTime(plan.expires.0.max(start.0).saturating_add(BEYOND_S));
-        let spans = |times: &OpenTimes| -> Vec<Span> {
-            let stretches = times.between(start, until).take(STRETCHES_MAX);
-            stretches.map(|stretch| Span::of(stretch, start, plan.lease.start_within_s.into())).collect()
-        };
+        let spans = |times: &OpenTimes| Span::all_of(times, start, until, plan.lease.start_within_s.into());
         let held = Tier::ALL.into_iter().filter_map(|tier| Some((tier, OpenTimes::of_tier(windows, tier)?)));
         for (tier, times) in held {
             openings.tiers.insert(tier, spans(&times));

@@ -3,10 +3,10 @@
 //! Owns [`Holds`]. Main invariant: what was slow never moves the median that it is held against, and without enough to
 //! compare with nothing is slow. Durations are the servers' own, counted on their clocks that never jump.
 
-use std::collections::VecDeque;
-
 use lunar_common::pause::Anomaly;
 use lunar_common::plan::HoldStop;
+
+use super::Recent;
 
 /// Most durations that a median is taken of: more tell no more.
 const KEPT_MAX: usize = 1_000;
@@ -17,7 +17,7 @@ pub(crate) struct Holds {
     /// In ascending order, in milliseconds.
     usual: Vec<u64>,
     /// The last ones: whether each was slow.
-    last: VecDeque<bool>,
+    last: Recent,
 }
 
 impl Holds {
@@ -29,14 +29,9 @@ impl Holds {
             let at = self.usual.partition_point(|usual| *usual <= hold_ms);
             self.usual.insert(at, hold_ms);
         }
-        let of = usize::try_from(stop.of).unwrap_or(usize::MAX);
-        self.last.push_back(slow);
-        while self.last.len() > of {
-            self.last.pop_front();
-        }
-        let count = super::count(self.last.iter().filter(|slow| **slow).count());
+        let (count, of) = self.last.take(slow, stop.of);
         let median_ms = median_ms.filter(|_| slow && count >= stop.slow)?;
-        let (of, stop_at, percent) = (super::count(self.last.len()), stop.slow, stop.percent);
+        let (stop_at, percent) = (stop.slow, stop.percent);
         Some(Anomaly::Slow { slow: count, of, stop_at, hold_ms, median_ms, percent })
     }
 

@@ -17,7 +17,7 @@ mod property;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use lunar_common::ids::{DocumentHash, ServerId, SiteId};
@@ -204,6 +204,21 @@ impl Watch {
             }
             PauseScope::Site(_) | PauseScope::Model { .. } => {}
         }
+    }
+}
+
+/// The last of many, and whether each was bad.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Recent(VecDeque<bool>);
+
+impl Recent {
+    /// One more, of which at most so many are remembered. How many of those were bad, of how many.
+    fn take(&mut self, bad: bool, most: u32) -> (u32, u32) {
+        self.0.push_back(bad);
+        while self.0.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            self.0.pop_front();
+        }
+        (count(self.0.iter().filter(|bad| **bad).count()), count(self.0.len()))
     }
 }
 

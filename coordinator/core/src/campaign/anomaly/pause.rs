@@ -8,16 +8,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lunar_common::document::Resume;
-use lunar_common::ids::{CampaignId, DocumentHash, KeyName, PauseId, ServerId};
+use lunar_common::ids::{CampaignId, DocumentHash, KeyName, PauseId, ServerId, SiteId};
 use lunar_common::lease::{LeaseState, WaitReason};
+use lunar_common::limits::Tier;
 use lunar_common::pause::{Pause, PauseScope};
 use lunar_common::plan::StopRules;
 
+use crate::campaign::rules::Labels;
 use crate::coordinator::Coordinator;
 use crate::event::{EventBody, Member};
 use crate::ledger::Obstacle;
 use crate::ledger::waiting::Class;
 use crate::view::PauseView;
+
+/// Whether a server of this tier and site is in a scope, as far as its labels are known.
+fn covers(scope: &PauseScope, tier: Tier, site: &SiteId, labels: Option<&Labels>) -> bool {
+    match scope {
+        PauseScope::Campaign => true,
+        PauseScope::Tier(of) => *of == tier,
+        PauseScope::Site(of) => of == site,
+        PauseScope::Model { label, value } => labels.and_then(|labels| labels.get(label)) == Some(value),
+    }
+}
 
 type ByScope = BTreeMap<PauseScope, Pause>;
 
@@ -131,23 +143,13 @@ impl Coordinator {
 
     /// Whether all claims of a class are paused.
     pub(crate) fn is_class_paused(&self, class: &Class) -> bool {
-        self.state.pauses.of(&class.campaign).any(|pause| match &pause.scope {
-            PauseScope::Campaign => true,
-            PauseScope::Tier(tier) => *tier == class.tier,
-            PauseScope::Site(site) => *site == class.site,
-            PauseScope::Model { .. } => false,
-        })
+        self.state.pauses.of(&class.campaign).any(|pause| covers(&pause.scope, class.tier, &class.site, None))
     }
 
     /// The widest pause that keeps a member from starting.
     pub(crate) fn obstacle_of_pause(&self, campaign: &CampaignId, member: &Member) -> Option<Obstacle> {
-        let labels = self.state.labels.get(&member.server);
-        let stops = |pause: &&Pause| match &pause.scope {
-            PauseScope::Campaign => true,
-            PauseScope::Tier(tier) => *tier == member.tier,
-            PauseScope::Site(site) => *site == member.site,
-            PauseScope::Model { label, value } => labels.and_then(|labels| labels.get(label)) == Some(value),
-        };
+        let labels = self.state.labels.get(&member.server).map(|labels| &**labels);
+        let stops = |pause: &&Pause| covers(&pause.scope, member.tier, &member.site, labels);
         self.state.pauses.of(campaign).find(stops).map(|pause| Obstacle::Paused(pause.scope.clone()))
     }
 

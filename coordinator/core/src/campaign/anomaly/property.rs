@@ -8,28 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lunar_common::health::Verdict;
 use lunar_common::ids::{LeaseId, ServerId, SiteId};
-use lunar_common::lease::{Grant, LeaseOutcome};
+use lunar_common::lease::LeaseOutcome;
 use lunar_common::limits::Tier;
 use lunar_common::pause::{Anomaly, PauseScope};
 use lunar_common::plan::{HoldStop, PlaceStop, StopRules, StormStop, TierStop};
 use proptest::prelude::*;
 
-use crate::coordinator::rig::{Rig, answer, member, plan_hash, pushed, terms, wide};
-use crate::effect::{Answer, Effect};
+use super::tests::FLEET;
+use crate::campaign::crew::Crew;
+use crate::coordinator::rig::{Rig, member, plan_hash, terms, wide};
 use crate::event::{EventBody, Evidence};
-
-const FLEET: [&str; 9] = [
-    "a1 1 x x1 -",
-    "a2 1 x x1 -",
-    "a3 1 y y1 -",
-    "b1 2 x x1 -",
-    "b2 2 x x1 -",
-    "b3 2 y y1 -",
-    "c1 3 x x1 -",
-    "c2 3 x x1 -",
-    "c3 3 y y1 -",
-];
 
 fn rules() -> StopRules {
     let tier = |failed, within: &[u32], silent| TierStop { failed, within: within.to_vec(), silent };
@@ -67,12 +57,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct World {
-    rig: Rig,
-    held: BTreeMap<ServerId, Grant>,
-    attempts: BTreeMap<ServerId, u64>,
-    claims: u64,
-}
+struct World(Crew);
 
 impl World {
     fn new() -> Self {
@@ -80,76 +65,40 @@ impl World {
         let mut terms = terms("c", 2, wide());
         terms.attempts_max = 1_000;
         rig.plan_watched(terms, &rules());
-        Self { rig, held: BTreeMap::new(), attempts: BTreeMap::new(), claims: 0 }
-    }
-
-    fn take(&mut self, effects: &[Effect]) {
-        for grant in pushed(effects).into_iter().filter(|grant| grant.nonce > 0) {
-            self.held.insert(grant.server.clone(), grant);
-        }
-    }
-
-    fn report(&mut self, server: &ServerId) {
-        let effects = match self.held.get(server).cloned() {
-            Some(grant) => self.rig.report_held(&grant, true),
-            None => {
-                let report = self.rig.fresh_report(server.as_str());
-                self.rig.report(report)
-            }
-        };
-        self.take(&effects);
+        Self(Crew::new(rig))
     }
 
     fn step(&mut self, step: &Step) {
+        let Self(crew) = self;
+        let name = |server: usize| member(FLEET[server]).server;
         match *step {
             Step::Claim(server) => {
-                let server = member(FLEET[server]).server;
-                if self.held.contains_key(&server) {
-                    return;
-                }
-                self.report(&server);
-                self.claims += 1;
-                let attempt = *self.attempts.entry(server.clone()).or_insert(1);
-                let mut claim = self.rig.claim_as(server.as_str(), attempt, self.claims);
-                claim.plan = plan_hash(2);
-                let effects = self.rig.send(claim);
-                self.take(&effects);
-                if let Answer::Granted(grant) = answer(&effects) {
-                    self.held.insert(server, grant);
+                if !crew.held.contains_key(&name(server)) {
+                    crew.report(&name(server), Verdict::Healthy);
+                    crew.claim(&name(server));
                 }
             }
-            Step::End(server, outcome, down_s) => {
-                let Some(grant) = self.held.remove(&member(FLEET[server]).server) else { return };
-                *self.attempts.entry(grant.server.clone()).or_insert(1) += 1;
-                let cause = "smoke".to_owned();
-                let outcome = match outcome {
-                    0 => LeaseOutcome::Completed,
-                    1 => LeaseOutcome::RolledBack { cause },
-                    _ => LeaseOutcome::NeverStarted { cause },
-                };
-                let effects = self.rig.release_after(&grant, outcome, down_s * 1_000);
-                self.take(&effects);
-            }
-            Step::Report(server) => self.report(&member(FLEET[server]).server),
+            Step::End(server, outcome, down_s) => crew.end(&name(server), outcome, down_s * 1_000),
+            Step::Report(server) => crew.report(&name(server), Verdict::Healthy),
             Step::Pass(seconds) => {
-                let effects = self.rig.pass(Duration::from_secs(seconds));
-                self.take(&effects);
+                let effects = crew.rig.pass(Duration::from_secs(seconds));
+                crew.take(&effects);
             }
             Step::Resume(which) => {
                 let pauses: Vec<_> =
-                    self.rig.core.campaigns()[0].pauses.iter().map(|pause| pause.id).collect();
+                    crew.rig.core.campaigns()[0].pauses.iter().map(|pause| pause.id).collect();
                 let named: Vec<_> = (0u32..)
                     .zip(pauses)
                     .filter(|(at, _)| which >> (at % 8) & 1 == 1)
                     .map(|(_, id)| id)
                     .collect();
-                let effects = self.rig.resume_pauses(&named);
-                self.take(&effects);
+                let effects = crew.rig.resume_pauses(&named);
+                crew.take(&effects);
             }
             Step::Restart => {
-                self.rig.restart();
+                crew.rig.restart();
                 for line in FLEET {
-                    self.report(&member(line).server);
+                    crew.report(&member(line).server, Verdict::Healthy);
                 }
             }
         }
@@ -350,13 +299,13 @@ proptest! {
             // Each step checks by the way that the fold of the log is the live state, pauses and counts included.
             world.step(step);
         }
-        judge(&world.rig.log).map_err(TestCaseError::fail)?;
+        judge(&world.0.rig.log).map_err(TestCaseError::fail)?;
         // Replayed by a new life, the same is paused, and nothing new is found.
-        let before: Vec<_> = world.rig.core.campaigns()[0].pauses.clone();
-        let pauses = judge(&world.rig.log);
-        world.rig.restart();
-        prop_assert_eq!(&world.rig.core.campaigns()[0].pauses, &before);
-        prop_assert_eq!(judge(&world.rig.log), pauses);
+        let before: Vec<_> = world.0.rig.core.campaigns()[0].pauses.clone();
+        let pauses = judge(&world.0.rig.log);
+        world.0.rig.restart();
+        prop_assert_eq!(&world.0.rig.core.campaigns()[0].pauses, &before);
+        prop_assert_eq!(judge(&world.0.rig.log), pauses);
     }
 }
 
@@ -377,11 +326,11 @@ fn a_run_in_which_all_goes_wrong_one_after_the_other_pauses_by_every_rule() {
     for (outcome, down_s, unended) in [(1, 15, 0), (0, 15, 0), (0, 60, 0), (0, 15, 9), (1, 15, 0)] {
         round(outcome, down_s, unended);
     }
-    judge(&world.rig.log).unwrap();
+    judge(&world.0.rig.log).unwrap();
     let rule = |event: &EventBody| match event {
         EventBody::Paused { pause } => Some(pause.anomaly.rule()),
         _ => None,
     };
-    let rules: BTreeSet<_> = world.rig.log.iter().filter_map(rule).collect();
+    let rules: BTreeSet<_> = world.0.rig.log.iter().filter_map(rule).collect();
     assert_eq!(rules.len(), 5, "{rules:?}");
 }

@@ -16,7 +16,7 @@ use crate::effect::{Answer, Effect};
 use crate::event::EventBody;
 
 /// Three of each tier: two in site `x`, one in site `y`.
-const FLEET: [&str; 9] = [
+pub(super) const FLEET: [&str; 9] = [
     "a1 1 x x1 -",
     "a2 1 x x1 -",
     "a3 1 y y1 -",
