@@ -7,7 +7,7 @@
 
 use lunar_common::time::WallTime;
 use lunar_host::clock;
-use lunar_tests::{Events, Fleet, wait_for};
+use lunar_tests::{CAMPAIGN, Events, Fleet, wait_for};
 
 #[test]
 fn why_names_the_limit_that_a_server_waits_for_and_who_holds_it() {
@@ -67,5 +67,38 @@ fn a_tier_held_to_a_window_that_is_closed_waits_and_why_says_when_it_opens_while
         ["complete", "rolled-back", "failed"].contains(&last.as_str()).then_some(events)
     });
     assert_eq!(events.servers("Granted"), [free.as_str()]);
+    fleet.check_audit();
+}
+
+#[test]
+fn a_batch_waits_for_two_others_than_the_author_and_starts_once_they_have_signed() {
+    let fleet = Fleet::found(1);
+    let server = &fleet.servers()[0];
+    fleet.replan(&[("[install]\n", "[[stages]]\nname = \"all\"\napproval_batch = 1\n\n[install]\n")]);
+    fleet.publish();
+    let why = wait_for("the server to wait for people", || {
+        let why = fleet.ask(&["why", server])[0].clone();
+        why["reason"].get("approval").is_some().then_some(why)
+    });
+    // Alice wrote the plan.
+    let text = why["text"].as_str().unwrap();
+    assert!(text.contains("batch 1 of 1 servers is not approved; it takes 2 of bob, carol"), "{text}");
+
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|operator| fleet.key(operator));
+    let what = ["approve", CAMPAIGN, "--stage", "all", "--batch", "1", "--reason", "all quiet"];
+    let halfway = fleet.operator(&[&what[..], &["--key", &alice, "--key", &bob]].concat());
+    assert_ne!(halfway.code, 0, "{}", halfway.out);
+    assert!(halfway.out.contains("alice wrote the plan, and may not approve it too"), "{}", halfway.out);
+    assert_eq!(Events::of(&fleet).unwrap().of_kind("Approved").count(), 0);
+    assert_eq!(fleet.ask(&["batches", CAMPAIGN])[0]["state"], "waiting");
+
+    let file = fleet.home().join("approvals/web-2-all-1-1.toml").display().to_string();
+    let whole = fleet.operator(&["approve", "--sign", &file, "--key", &carol]);
+    assert_eq!(whole.code, 0, "{}{}", whole.out, whole.err);
+    let events = fleet.wait_until_over(fleet.servers());
+    let said: Vec<_> = events.of_kind("Approved").collect();
+    assert_eq!((said.len(), &said[0]["word"]["signers"]), (1, &vec!["bob", "carol"].into()), "{said:?}");
+    // The same again is no news, and changes nothing.
+    fleet.operator(&["approve", "--sign", &file, "--key", &carol]).is_refused(3, &["not newer than 1"]);
     fleet.check_audit();
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
-use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, LeaseId, PauseId, Sequence, ServerId};
+use crate::ids::{
+    CampaignId, DocumentHash, FleetId, KeyName, LeaseId, PauseId, Sequence, ServerId, StageName,
+};
 use crate::time::WallTime;
 use crate::trust::RoleName;
 
@@ -38,11 +40,13 @@ pub enum Kind {
     Resume,
     /// Frees a lost lease, or writes a silent server off.
     Reap,
+    /// Lets a batch of a stage start, or takes that back.
+    Approval,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TrustRoot,
         Self::Enrolment,
         Self::Revocation,
@@ -50,6 +54,7 @@ impl Kind {
         Self::Halt,
         Self::Resume,
         Self::Reap,
+        Self::Approval,
     ];
 
     /// The role that signs this kind.
@@ -63,6 +68,7 @@ impl Kind {
             Self::Halt => RoleName::Halt,
             Self::Resume => RoleName::Resume,
             Self::Reap => RoleName::Reap,
+            Self::Approval => RoleName::Approve,
         }
     }
 
@@ -77,6 +83,7 @@ impl Kind {
             Self::Halt => "halt@lunar-upgrade",
             Self::Resume => "resume@lunar-upgrade",
             Self::Reap => "reap@lunar-upgrade",
+            Self::Approval => "approve@lunar-upgrade",
         }
     }
 }
@@ -91,6 +98,7 @@ impl fmt::Display for Kind {
             Self::Halt => "halt",
             Self::Resume => "resume",
             Self::Reap => "reap",
+            Self::Approval => "approval",
         })
     }
 }
@@ -241,5 +249,35 @@ pub struct Reap {
     /// When it was made.
     pub issued: WallTime,
     /// What a person saw.
+    pub reason: String,
+}
+
+/// People's word that a batch of a stage may start, or that it may not after all. Signed under `approve@`: by the role's
+/// threshold of keys that are not the plan's author's; to withdraw, one of them is enough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// Always 1.
+    pub format: u32,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The campaign.
+    pub campaign: CampaignId,
+    /// The hash of the plan that its signers looked at.
+    pub plan: DocumentHash,
+    /// The stage.
+    pub stage: StageName,
+    /// The batch, counted from 1.
+    pub batch: u32,
+    /// Order among the approvals and withdrawals of this batch.
+    pub sequence: Sequence,
+    /// Takes an approval back: whoever has not started waits again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdraw: bool,
+    /// When it was made.
+    pub issued: WallTime,
+    /// Past this nobody starts by it.
+    pub expires: WallTime,
+    /// What was looked at, or what is wrong.
     pub reason: String,
 }

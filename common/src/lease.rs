@@ -11,8 +11,8 @@ use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
 use crate::gate::{Demand, Evidence};
 use crate::health::Verdict;
 use crate::ids::{
-    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, LeaseId, PauseId, ServerId, SiteId,
-    StageName, WindowName,
+    Attempt, CampaignId, ClusterId, DocumentHash, Epoch, Fence, GroupId, KeyName, LeaseId, PauseId, ServerId,
+    SiteId, StageName, WindowName,
 };
 use crate::limits::Tier;
 use crate::pause::{Anomaly, PauseScope};
@@ -315,6 +315,35 @@ pub enum WaitReason {
         /// by the time before and by the time after.
         clock_set_s: i64,
     },
+    /// People have not approved its batch, or not in a way that counts now.
+    Approval {
+        /// Its stage.
+        stage: StageName,
+        /// Its batch, counted from 1.
+        batch: u32,
+        /// Servers of the batch.
+        servers: u32,
+        /// What became of an approval that there was.
+        lapse: Lapse,
+        /// Distinct keys needed.
+        need: u32,
+        /// Who may approve: the plan's author may not.
+        may: Vec<KeyName>,
+    },
+}
+
+/// Why a batch is not approved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lapse {
+    /// It never was.
+    Never,
+    /// It was, and that was taken back.
+    Withdrawn,
+    /// It was, until then.
+    Expired(WallTime),
+    /// It was, under another trust root or before the coordinator's log was lost: people must look again.
+    Void,
 }
 
 /// A server that takes a slot, and why.

@@ -8,6 +8,7 @@
 //! enrolments/<server>.toml           one a machine
 //! plans/<campaign>-<generation>.toml plans as they are written and signed
 //! documents/<kind>-….toml            halts, resumes, reaps, revocations, published plans
+//! approvals/<campaign>-….toml        approvals of batches, and their withdrawals
 //! artifacts/                         packs and manifests
 //! ```
 //!
@@ -62,6 +63,12 @@ impl Home {
     #[must_use]
     pub fn documents(&self) -> PathBuf {
         self.0.join("documents")
+    }
+
+    /// Approvals of batches: judged by the plan in force when they are handed over, and kept in the log then.
+    #[must_use]
+    pub fn approvals(&self) -> PathBuf {
+        self.0.join("approvals")
     }
 
     /// Packs and manifests.

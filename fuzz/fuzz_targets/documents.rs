@@ -2,7 +2,7 @@
 //! The text of every kind of signed document, as if its signatures were good.
 
 use libfuzzer_sys::fuzz_target;
-use lunar_common::document::{Document, Halt, Reap, Resume};
+use lunar_common::document::{Approval, Document, Halt, Reap, Resume};
 use lunar_common::enrolment::{Enrolment, Revocation};
 use lunar_common::plan::Plan;
 use lunar_common::trust::TrustRoot;
@@ -21,4 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
     read::<Halt>(bytes);
     read::<Resume>(bytes);
     read::<Reap>(bytes);
+    read::<Approval>(bytes);
 });

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::{Halt, Kind, Reap, Resume};
+use super::{Approval, Halt, Kind, Reap, Resume};
 use crate::bounds::{DOCUMENT_BYTES_MAX, PAUSES_PER_RESUME_MAX, TEXT_BYTES_MAX};
 use crate::ids::{FleetId, Sequence};
 use crate::time::WallTime;
@@ -288,6 +288,24 @@ impl Document for Reap {
     }
     fn problems(&self) -> Vec<Problem> {
         small_problems(self.format, self.sequence, &self.reason)
+    }
+}
+
+impl Document for Approval {
+    const KIND: Kind = Kind::Approval;
+    fn fleet(&self) -> &FleetId {
+        &self.fleet
+    }
+    fn issued(&self) -> WallTime {
+        self.issued
+    }
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = small_problems(self.format, self.sequence, &self.reason);
+        check_expiry(&mut problems, self.issued, self.expires);
+        if self.batch == 0 {
+            problems.push(Problem::new("batch", "counts from 1"));
+        }
+        problems
     }
 }
 

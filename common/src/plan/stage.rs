@@ -39,6 +39,9 @@ pub struct Stage {
     /// How long that must hold, in seconds.
     #[serde(default)]
     pub soak_s: u32,
+    /// People approve its servers in batches of so many, before any of a batch starts. Absent: nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_batch: Option<u32>,
     /// Maintenance windows of the plan, by name: its servers start only while one of them is open, and the windows of
     /// their tier let them. Empty: whenever their tier may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -121,6 +124,9 @@ fn check_numbers(stage: &Stage, under: &mut Under<'_>) {
     }
     if stage.wave_max == Some(0) {
         under.say("wave_max", "0 would never start: write at least 1");
+    }
+    if stage.approval_batch == Some(0) {
+        under.say("approval_batch", "0 servers would never be all: write at least 1");
     }
     if !(1..=10_000).contains(&stage.success_per_10000) {
         let found = stage.success_per_10000;

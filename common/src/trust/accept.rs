@@ -31,7 +31,7 @@ pub(super) enum Reach<'a> {
 }
 
 impl Reach<'_> {
-    fn within(self, role: &TrustRole) -> bool {
+    pub(super) fn within(self, role: &TrustRole) -> bool {
         match self {
             Self::Fleet => role.tiers.is_empty() && role.sites.is_empty(),
             Self::Server(tier, site) => role.covers(tier, site),
@@ -97,6 +97,8 @@ impl TrustState {
             Kind::Halt => self.accept_halt(document, wall),
             Kind::Resume => self.accept_resume(document, wall),
             Kind::Reap => self.accept_reap(document, wall),
+            // Checked by [`TrustState::approval`] where leases are granted, and kept in the log there.
+            Kind::Approval => Err(self.approval(document, wall).err().unwrap_or(Refusal::NotForUs)),
         }
     }
 
@@ -497,7 +499,7 @@ impl TrustState {
     }
 }
 
-fn bounded(document: &SignedDocument) -> Result<(), Refusal> {
+pub(super) fn bounded(document: &SignedDocument) -> Result<(), Refusal> {
     let kind = document.kind;
     if document.body.len() > DOCUMENT_BYTES_MAX {
         return Err(Refusal::TooLong { kind, length: document.body.len() });
@@ -525,7 +527,7 @@ fn within(met: Vec<TrustRole>, kind: Kind, reach: Reach<'_>) -> Result<Vec<Trust
     if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role: kind.role() }) } else { Ok(reaching) }
 }
 
-fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
+pub(super) fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
     role.valid_from.is_none_or(|from| from <= issued) && role.valid_until.is_none_or(|until| issued <= until)
 }
 
@@ -555,7 +557,7 @@ pub(super) fn unsigned_under(root: &TrustRoot, kind: Kind, found: &Signatures) -
 }
 
 /// What is missing for the entry that is nearest to being met.
-fn describe_unsigned(root: &TrustRoot, kind: Kind, found: &Signatures) -> Unsigned {
+pub(super) fn describe_unsigned(root: &TrustRoot, kind: Kind, found: &Signatures) -> Unsigned {
     let name = kind.role();
     let missing = |role: &&TrustRole| {
         role.threshold.saturating_sub(u32::try_from(found.counted(role).len()).unwrap_or(u32::MAX))

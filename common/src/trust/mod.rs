@@ -5,12 +5,14 @@
 //! number ever goes back. Refuses to read a clock: the wall's time is handed in, and never trusted backwards.
 
 mod accept;
+mod approval;
 mod refusal;
 mod root;
 mod signature;
 mod snapshot;
 mod state;
 
+pub use approval::Approvers;
 pub use refusal::{Counted, Refusal, StartRefusal, Unsigned};
 pub use root::{RoleName, TrustRole, TrustRoot};
 pub use signature::{SignatureDefect, claimed_kind};

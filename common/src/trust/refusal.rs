@@ -7,7 +7,7 @@
 use super::root::RoleName;
 use super::signature::SignatureDefect;
 use crate::document::{ContentError, Kind};
-use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, PeerKey, ServerId};
+use crate::ids::{CampaignId, DocumentHash, FleetId, KeyName, PeerKey, ServerId, StageName};
 use crate::limits::Tier;
 use crate::time::WallTime;
 
@@ -148,6 +148,36 @@ pub enum Refusal {
         /// Which.
         server: ServerId,
     },
+    /// An approval of another plan than the one in force.
+    #[error(
+        "the approval is of plan {found:.16} of {campaign}, which is not the one in force here; look at that one, and \
+         approve it"
+    )]
+    OtherPlan {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan that was approved.
+        found: DocumentHash,
+    },
+    /// An approval of a stage that the plan does not have.
+    #[error("the plan of {campaign} has no stage {stage}: look at `plan show` for those it has")]
+    UnknownStage {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The stage.
+        stage: StageName,
+    },
+    /// An approval past its expiry.
+    #[error("the approval expired at {expired}; it is {now} now: sign a new one")]
+    ApprovalExpired {
+        /// When.
+        expired: WallTime,
+        /// Trusted time.
+        now: WallTime,
+    },
+    /// Handed to a machine that does not decide by it.
+    #[error("an approval is judged where leases are granted: hand it to a coordinator")]
+    NotForUs,
     /// No room left.
     #[error("no room for another {what}: {max} are kept")]
     Full {
@@ -181,6 +211,10 @@ impl Refusal {
             | Self::Revoked { .. }
             | Self::KeyTaken { .. }
             | Self::UnknownServer { .. }
+            | Self::OtherPlan { .. }
+            | Self::UnknownStage { .. }
+            | Self::ApprovalExpired { .. }
+            | Self::NotForUs
             | Self::Full { .. } => false,
         }
     }

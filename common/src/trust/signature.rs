@@ -69,6 +69,12 @@ pub enum SignatureDefect {
         /// Whose key.
         name: KeyName,
     },
+    /// Whoever wrote the plan does not approve it.
+    #[error("{name} wrote the plan, and may not approve it too: let somebody else sign")]
+    Author {
+        /// Whose key.
+        name: KeyName,
+    },
     /// The same key twice.
     #[error("{name} signed already: one key counts once")]
     Repeated {
@@ -204,6 +210,15 @@ impl Signatures {
     /// The names of all keys that signed.
     pub(super) fn names(&self) -> BTreeSet<KeyName> {
         self.good.values().flat_map(|good| good.names.iter().cloned()).collect()
+    }
+
+    /// Leaves a person's key out, whatever other names it has.
+    pub(super) fn leave_out(&mut self, author: &KeyName) {
+        let before = self.good.len();
+        self.good.retain(|_, good| !good.names.contains(author));
+        if self.good.len() < before {
+            self.defects.push((0, SignatureDefect::Author { name: author.clone() }));
+        }
     }
 
     /// The names of those of one role entry, if enough distinct keys of it signed.

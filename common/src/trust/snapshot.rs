@@ -169,6 +169,7 @@ impl TrustState {
                 self.reaps.insert(reap.server.clone(), reap);
                 Ok(())
             }
+            Kind::Approval => Err(Refusal::NotForUs),
         }
     }
 

@@ -20,6 +20,7 @@ use lunar_common::plan::{Plan, Select, StopRules as PlanStops};
 use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
 
+use crate::campaign::approval::{ApprovalTerms, Word};
 use crate::campaign::rules::{Labels, Rules};
 use crate::campaign::window::WindowTerms;
 
@@ -293,6 +294,30 @@ pub enum EventBody {
         /// The windows.
         windows: WindowTerms,
     },
+    /// Which stages of a plan people approve. Comes before the plan's own event, as its rules do.
+    PlanApprovals {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The stages.
+        approvals: ApprovalTerms,
+    },
+    /// People approved a batch, or took that back.
+    Approved {
+        /// The campaign.
+        campaign: CampaignId,
+        /// The plan's hash.
+        plan: DocumentHash,
+        /// The stage's place in the plan.
+        stage: u16,
+        /// Its name.
+        name: StageName,
+        /// The batch.
+        batch: u32,
+        /// What they said.
+        word: Word,
+    },
 }
 
 /// What an event says of a lease: enough to count leases from a log, without the ledger.
@@ -362,7 +387,9 @@ impl EventBody {
             | Self::FellSilent { .. }
             | Self::Paused { .. }
             | Self::Unpaused { .. }
-            | Self::PlanWindows { .. } => return None,
+            | Self::PlanWindows { .. }
+            | Self::PlanApprovals { .. }
+            | Self::Approved { .. } => return None,
         };
         Some(LeaseNews { server, lease, step })
     }

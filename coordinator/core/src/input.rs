@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use lunar_common::document::{Halt, Reap, Resume, Verified};
+use lunar_common::document::{Approval, Halt, Reap, Resume, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
 use lunar_common::lease::{Claim, Release};
 use lunar_common::message::Report;
 use lunar_common::plan::Plan;
-use lunar_common::trust::TrustState;
+use lunar_common::trust::{Approvers, TrustState};
 
 /// Pairs a request with its one [`crate::effect::Effect::Answer`]. Drawn by the shell, unique in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +40,8 @@ pub enum Input {
     /// Hand it over before the trust state that remembers it is persisted: a reap that the trust state
     /// knows and the log does not could never be applied.
     Reap(Arc<Verified<Reap>>),
+    /// People approve a batch of a stage, or take that back. The core keeps it: the trust state does not.
+    Approval(Arc<Verified<Approval>>),
     /// A server asks to go down.
     Claim {
         /// Answered with [`crate::effect::Answer::Granted`], `Wait` or `Refused`.
@@ -80,6 +82,8 @@ pub struct InForce {
     pub halts: Vec<Arc<Verified<Halt>>>,
     /// The latest resume of each campaign's pauses.
     pub resumes: Vec<Arc<Verified<Resume>>>,
+    /// Who may approve batches.
+    pub approvers: Approvers,
 }
 
 impl InForce {
@@ -91,6 +95,7 @@ impl InForce {
             plans: trust.plans().cloned().collect(),
             halts: trust.halts().cloned().collect(),
             resumes: trust.resumes_of_pauses().cloned().collect(),
+            approvers: trust.approvers(),
         }
     }
 }

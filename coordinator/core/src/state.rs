@@ -19,9 +19,10 @@ use lunar_common::time::millis;
 
 use crate::campaign::anomaly::pause::Pauses;
 use crate::campaign::anomaly::{Place, Watch};
+use crate::campaign::approval::{ApprovalTerms, Approvals};
 use crate::campaign::order::Order;
 use crate::campaign::rules::{Labels, Picks, Rules};
-use crate::campaign::stage::{Candidate, Ending, Stages};
+use crate::campaign::stage::{Candidate, Ending, NO_STAGE, Stages};
 use crate::event::{EventBody, Evidence, Member, Task, Terms};
 use crate::ledger::lease::Lease;
 use crate::roll::Roll;
@@ -44,6 +45,8 @@ pub(crate) struct State {
     pub(crate) stops_next: BTreeMap<CampaignId, (DocumentHash, Arc<StopRules>)>,
     /// Pauses in force. They outlive the plans by whose rules they came.
     pub(crate) pauses: Pauses,
+    /// Approvals that plans ask for that come with the next event of their campaign.
+    pub(crate) approvals_next: BTreeMap<CampaignId, (DocumentHash, ApprovalTerms)>,
     /// Labels of the machines that have any.
     pub(crate) labels: BTreeMap<ServerId, Arc<Labels>>,
     /// Halts in force by scope; `None`: every campaign.
@@ -72,6 +75,8 @@ pub(crate) struct Campaign {
     pub(crate) picks: Arc<Picks>,
     /// `None`: everyone may start at once.
     pub(crate) stages: Option<Stages>,
+    /// `None`: people are not asked.
+    pub(crate) approvals: Option<Approvals>,
     /// `None`: nobody waits for others.
     pub(crate) order: Option<Order>,
     /// `None`: nothing pauses it. Only a log from before there were rules for that has such campaigns.
@@ -168,6 +173,7 @@ impl State {
                 self.epoch = *epoch;
                 self.fence = *fence;
                 self.restored = true;
+                self.each_campaign(|campaign| campaign.approvals.iter_mut().for_each(Approvals::void));
             }
             EventBody::Recovered { epoch: _ } => self.restored = false,
             EventBody::ServerEnrolled { member } => self.enrol(member),
@@ -177,6 +183,7 @@ impl State {
                 record.progress.values_mut().for_each(|progress| progress.queued = None);
                 self.each_campaign(|campaign| {
                     campaign.stages.iter_mut().for_each(|stages| stages.remove(server));
+                    campaign.approvals.iter_mut().for_each(|approvals| approvals.follow(server, None, true));
                     campaign.order.iter_mut().for_each(|order| order.remove(server));
                 });
             }
@@ -263,6 +270,15 @@ impl State {
                 }
                 if transition.from == Phase::RollingBack && transition.to.is_final() {
                     self.rolled_back(server, transition);
+                }
+            }
+            EventBody::PlanApprovals { campaign, plan, approvals } => {
+                self.approvals_next.insert(campaign.clone(), (*plan, approvals.clone()));
+            }
+            EventBody::Approved { campaign, plan, stage, name: _, batch, word } => {
+                let found = self.campaigns.get_mut(campaign).and_then(|found| found.approvals.as_mut());
+                if let Some(approvals) = found {
+                    approvals.said(*plan, *stage, *batch, word);
                 }
             }
             // What follows from windows hangs on the time too, and is no part of the fold.
@@ -355,6 +371,10 @@ impl State {
             let selected = campaign.terms.select.matches(member) && campaign.picks.matches(member, &labels);
             if let Some(stages) = &mut campaign.stages {
                 stages.admit(&candidate, selected, same_machine);
+                let stage = Some(stages.of(&member.server)).filter(|stage| *stage != NO_STAGE);
+                if let Some(approvals) = &mut campaign.approvals {
+                    approvals.follow(&member.server, stage, same_machine);
+                }
             }
             if let Some(order) = &mut campaign.order {
                 order.admit(&candidate, selected, same_machine);
@@ -378,10 +398,12 @@ impl State {
             terms: Arc::clone(&terms),
             picks: Arc::new(picks),
             stages: None,
+            approvals: None,
             order: None,
             watch: stops.map(|(plan, rules)| Watch::new(plan, rules)),
             outcomes,
         };
+        let asked = self.approvals_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
         if !stages.is_empty() || !order.is_empty() {
             let selected: Vec<Candidate<'_>> = self
                 .servers
@@ -395,6 +417,11 @@ impl State {
                 .collect();
             let (in_stages, in_order) = (!stages.is_empty(), !order.is_empty());
             campaign.stages = in_stages.then(|| Stages::deal(terms.plan, stages, &selected));
+            campaign.approvals = campaign
+                .stages
+                .as_ref()
+                .zip(asked)
+                .map(|(stages, (plan, approvals))| Approvals::deal(plan, approvals, stages));
             campaign.order = in_order.then(|| Order::new(order, &selected));
         }
         self.campaigns.insert(terms.campaign.clone(), campaign);

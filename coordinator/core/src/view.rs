@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use lunar_common::gate::{Demand, Evidence, Missing};
 use lunar_common::health::Verdict;
 use lunar_common::ids::{
-    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, LeaseId, PauseId, Sequence, ServerId,
-    StageName,
+    Attempt, CampaignId, DocumentHash, Epoch, Fence, Generation, KeyName, LeaseId, PauseId, Sequence,
+    ServerId, StageName,
 };
 use lunar_common::lease::{Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason};
 use lunar_common::message::{BytesBySource, CampaignStatus};
@@ -141,6 +141,53 @@ pub struct StageView {
     pub demand: Demand,
     /// What it has shown.
     pub evidence: Evidence,
+}
+
+/// A batch of a stage, and whether people have approved it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchView {
+    /// Its stage.
+    pub stage: StageName,
+    /// Its number there, counted from 1.
+    pub batch: u32,
+    /// Its servers.
+    pub servers: Vec<ServerId>,
+    /// Whether it may start.
+    pub state: BatchState,
+    /// The number of the newest document on it; 0: there is none.
+    pub sequence: Sequence,
+    /// Until when that document counts.
+    pub expires: Option<WallTime>,
+    /// Who signed it.
+    pub signers: Vec<KeyName>,
+}
+
+/// Whether a batch may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchState {
+    /// Nobody has approved it.
+    Waiting,
+    /// It may start.
+    Approved,
+    /// An approval was taken back.
+    Withdrawn,
+    /// Its approval has expired.
+    Expired,
+    /// Its approval was signed under another trust root, or before the log was lost.
+    Void,
+}
+
+impl std::fmt::Display for BatchState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Waiting => "waiting",
+            Self::Approved => "approved",
+            Self::Withdrawn => "withdrawn",
+            Self::Expired => "expired",
+            Self::Void => "void",
+        })
+    }
 }
 
 /// Releases by how they ended.

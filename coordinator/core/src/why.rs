@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use lunar_common::ids::{CampaignId, ServerId};
-use lunar_common::lease::{Holder, LeaseState, Occupancy, WaitReason};
+use lunar_common::lease::{Holder, Lapse, LeaseState, Occupancy, WaitReason};
 
 use crate::view::Why;
 
@@ -98,6 +98,18 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
             "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
              with a stage for it"
         ),
+        WaitReason::Approval { stage, batch, servers, lapse, need, may } => {
+            let names = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let is_not = match lapse {
+                Lapse::Never => "is not approved".to_owned(),
+                Lapse::Withdrawn => "was approved, and that was withdrawn".to_owned(),
+                Lapse::Expired(expired) => format!("was approved until {expired}"),
+                Lapse::Void => "was approved before the trust root changed or the log was lost".to_owned(),
+            };
+            format!(
+                "{server} waits in stage {stage}: batch {batch} of {servers} servers {is_not}; it takes {need} of {names}"
+            )
+        }
         WaitReason::OutsideWindow { tier, stage, windows, strict, opens, clock_set_s } => {
             let who = match stage {
                 Some(stage) => format!("stage {stage}"),

@@ -15,8 +15,11 @@ use lunar_common::bounds::MESSAGE_BYTES_MAX;
 use lunar_common::document::SignedDocument;
 use lunar_common::ids::{CampaignId, LogIndex, RecordHash, ServerId};
 use lunar_common::trust::Refusal;
+use lunar_coordinator_core::Coordinator;
 use lunar_coordinator_core::event::EventBody;
-use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StatusView, Why};
+use lunar_coordinator_core::view::{
+    BatchView, CampaignView, LeaseView, LimitView, ServerView, StatusView, Why,
+};
 use lunar_host::clock;
 use serde::Deserialize;
 use tokio::net::UnixListener;
@@ -38,6 +41,7 @@ fn router(handle: Handle) -> Router {
         .route("/campaigns", get(campaigns))
         .route("/campaigns/{campaign}", get(campaign))
         .route("/campaigns/{campaign}/limits", get(limits))
+        .route("/campaigns/{campaign}/batches", get(batches))
         .route("/servers", get(servers))
         .route("/servers/{server}", get(server))
         .route("/servers/{server}/why", get(why))
@@ -109,7 +113,9 @@ impl From<DocumentRefused> for Failed {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the document is wrong", refused)
             }
             DocumentRefused::Trust(_) => Self::new(StatusCode::FORBIDDEN, "the document is refused", refused),
-            DocumentRefused::Reap(_) => Self::new(StatusCode::CONFLICT, "the document is refused", refused),
+            DocumentRefused::Reap(_) | DocumentRefused::Approval(_) => {
+                Self::new(StatusCode::CONFLICT, "the document is refused", refused)
+            }
         }
     }
 }
@@ -138,6 +144,15 @@ async fn limits(State(handle): State<Handle>, Path(id): Path<CampaignId>) -> Ans
     let wanted = id.clone();
     let found = handle.ask(move |core| core.limits(&wanted)).await?;
     found.map(Json).ok_or_else(|| Failed::no_campaign(&id))
+}
+
+async fn batches(State(handle): State<Handle>, Path(id): Path<CampaignId>) -> Answer<Vec<BatchView>> {
+    let wanted = id.clone();
+    let look = move |core: &Coordinator| {
+        let known = core.campaign(&wanted).is_some();
+        known.then(|| core.batches(&wanted, clock::now()))
+    };
+    handle.ask(look).await?.map(Json).ok_or_else(|| Failed::no_campaign(&id))
 }
 
 async fn servers(State(handle): State<Handle>) -> Answer<Vec<ServerView>> {
@@ -255,6 +270,8 @@ fn server_of(event: &EventBody) -> Option<&ServerId> {
         | EventBody::Resumed { .. }
         | EventBody::PlanRules { .. }
         | EventBody::PlanWindows { .. }
+        | EventBody::PlanApprovals { .. }
+        | EventBody::Approved { .. }
         | EventBody::Soaked { .. }
         | EventBody::GateOpened { .. }
         | EventBody::StopRules { .. }

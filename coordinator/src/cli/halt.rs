@@ -4,7 +4,7 @@
 //! and needs nobody else: it is written, signed and handed over at once, to an agent if no coordinator is left.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use lunar_common::document::{Halt, Kind, Reap, Resume};
@@ -178,7 +178,9 @@ impl ReapCommand {
         let prefix = format!("reap-{}-", self.server);
         let sequence = match hand_over.sequence {
             Some(sequence) => sequence,
-            None => known().max(highest_name(common, &[&prefix])?.saturating_add(1)),
+            None => {
+                known().max(highest_name(&Home::new(&common.home).documents(), &[&prefix])?.saturating_add(1))
+            }
         };
         let reap = Reap {
             format: 1,
@@ -203,14 +205,15 @@ fn scope_name(campaign: Option<&CampaignId>) -> String {
 fn next_stop(common: &Common, trust: &TrustState, campaign: Option<&CampaignId>) -> Result<u64, Failure> {
     let known = trust.next_number(&Counted::Stop(campaign.cloned()));
     let scope = scope_name(campaign);
-    let names = highest_name(common, &[&format!("halt-{scope}-"), &format!("resume-{scope}-")])?;
+    let documents = Home::new(&common.home).documents();
+    let names = highest_name(&documents, &[&format!("halt-{scope}-"), &format!("resume-{scope}-")])?;
     Ok(known.max(names.saturating_add(1)))
 }
 
 /// The same among the resumes of a campaign's pauses.
 fn next_resume_of_pauses(common: &Common, trust: &TrustState, campaign: &CampaignId) -> Result<u64, Failure> {
     let known = trust.next_number(&Counted::Pauses(campaign.clone()));
-    let names = highest_name(common, &[&format!("{PAUSES_NAME}-{campaign}-")])?;
+    let names = highest_name(&Home::new(&common.home).documents(), &[&format!("{PAUSES_NAME}-{campaign}-")])?;
     Ok(known.max(names.saturating_add(1)))
 }
 
@@ -253,9 +256,10 @@ const PAUSES_NAME: &str = "resume_pauses";
 /// Fewest digits of an id that a person may leave it at.
 const PAUSE_DIGITS_MIN: usize = 8;
 
-fn highest_name(common: &Common, prefixes: &[&str]) -> Result<u64, Failure> {
+/// The highest number in names of a directory that go on from these prefixes with it.
+pub(super) fn highest_name(directory: &Path, prefixes: &[&str]) -> Result<u64, Failure> {
     let mut highest = 0;
-    for name in names(&Home::new(&common.home).documents())? {
+    for name in names(directory)? {
         let name = name.to_string_lossy();
         for prefix in prefixes {
             let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".toml"));

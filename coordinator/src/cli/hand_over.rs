@@ -44,7 +44,9 @@ impl HandOver {
         name: &str,
         text: &str,
     ) -> CommandResult {
-        let path = Home::new(&common.home).documents().join(name);
+        let home = Home::new(&common.home);
+        let directory = if kind == Kind::Approval { home.approvals() } else { home.documents() };
+        let path = directory.join(name);
         check_kind(&path, kind, text.as_bytes())?;
         if self.dry_run {
             would_write(kind, &path, text).print(common)?;
@@ -76,6 +78,7 @@ impl HandOver {
             kind,
             sign_command: match kind {
                 Kind::Resume => format!("lunar-coordinator resume --sign {} --key FILE", path.display()),
+                Kind::Approval => format!("lunar-coordinator approve --sign {} --key FILE", path.display()),
                 _ => format!("repeat the command with a key that may sign a {kind}"),
             },
             publish: (!self.no_publish).then_some(&self.via),

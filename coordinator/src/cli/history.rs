@@ -125,6 +125,19 @@ pub(crate) fn tell(event: &EventBody) -> String {
             let told: Vec<_> = stages.chain(rules.order.iter().map(|rule| rule.told.clone())).collect();
             format!("plan {campaign} goes by an order: {}", told.join(", "))
         }
+        EventBody::PlanApprovals { campaign, approvals, .. } => {
+            format!("plan {campaign} has {} stages whose batches people approve", approvals.stages.len())
+        }
+        EventBody::Approved { campaign, name, batch, word, .. } => {
+            let signers: Vec<_> = word.signers.iter().map(ToString::to_string).collect();
+            let what = if word.withdrawn { "is approved no more" } else { "is approved" };
+            format!(
+                "batch {batch} of stage {name} of {campaign} {what} (sequence {}), signed by {}: {}",
+                word.sequence,
+                signers.join(", "),
+                word.reason
+            )
+        }
         EventBody::PlanWindows { campaign, windows, .. } => {
             let weekly = windows.windows.weekly.iter().map(|window| window.name.to_string());
             let cron = windows.windows.cron.iter().map(|window| window.name.to_string());

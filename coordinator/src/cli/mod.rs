@@ -3,6 +3,7 @@
 //! Owns argument parsing, output formats and the way failures are told. Main invariant: standard output
 //! carries the answer and nothing else, in the format asked for; everything else goes to standard error.
 
+mod approve;
 mod artifact;
 mod audit;
 mod enroll;
@@ -80,6 +81,8 @@ enum Command {
     Plan(plan::PlanCommand),
     Halt(halt::HaltCommand),
     Resume(halt::ResumeCommand),
+    Approve(approve::ApproveCommand),
+    Batches(approve::BatchesCommand),
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
     Serve(serve::ServeCommand),
@@ -143,6 +146,8 @@ fn run(arguments: Arguments) -> CommandResult {
         Command::Plan(command) => command.run(common),
         Command::Halt(command) => command.run(common),
         Command::Resume(command) => command.run(common),
+        Command::Approve(command) => command.run(common),
+        Command::Batches(command) => command.run(common),
         Command::Artifact(command) => command.run(common),
         Command::Serve(command) => command.run(common),
         Command::Status(command) => command.run(common),

@@ -241,7 +241,8 @@ impl NewCommand {
             .filter_map(|machine| InventoryServer::of(machine))
             .filter(|server| self.sites.is_empty() || self.sites.contains(&server.site))
             .collect();
-        default_stages(&self.tiers, &servers)
+        let approvers = trust.signing_requirements(Kind::Approval).next().is_some();
+        default_stages(&self.tiers, &servers, approvers)
     }
 
     fn artifact(&self, catalogue: &Catalogue, named: &Named) -> Result<DraftArtifact, Failure> {
@@ -567,6 +568,9 @@ fn stage_in_short(stage: &Stage, after: &[usize], stages: &[Stage]) -> String {
     let names: Vec<&str> = after.iter().map(|place| stages[*place].name.as_str()).collect();
     if !names.is_empty() {
         text += &format!(", after {}", names.join(" and "));
+    }
+    if let Some(batch) = stage.approval_batch {
+        text += &format!(", approved {batch} at a time");
     }
     if !stage.windows.is_empty() {
         text += &format!(", only in {}", joined(stage.windows.iter()));

@@ -213,6 +213,20 @@ pub(super) fn warnings(common: &Common, trust: Option<&TrustState>, plan: &Plan)
                 .push(format!("a halt is in force ({}): nothing starts until it is resumed", halt.reason));
         }
     }
+    if let Some(trust) = trust.filter(|_| plan.stages.iter().any(|stage| stage.approval_batch.is_some())) {
+        let approvers = trust.approvers();
+        let others: Vec<&str> =
+            approvers.names.iter().filter(|name| **name != plan.author).map(KeyName::as_str).collect();
+        if u32::try_from(others.len()).is_ok_and(|others| others < approvers.need) {
+            warnings.push(format!(
+                "it asks for approvals, and nobody can give them: they take {} of the approve role beside its author, \
+                 and the trust root has {} ({})",
+                approvers.need,
+                others.len(),
+                if others.is_empty() { "none".to_owned() } else { others.join(", ") }
+            ));
+        }
+    }
     for label in plan.labels_used() {
         let selected: Vec<_> =
             trust.iter().flat_map(|trust| trust.machines()).filter(|m| plan.select.matches(m)).collect();

@@ -89,7 +89,8 @@ impl Draft {
              # so many succeeded, and that held for soak_s. `size` or `percent`: only so many of those selected, drawn by\n\
              # the plan's hash. `wave_max`: starts in waves of 1, 2, 4, … up to it. Selectors take groups and labels too, as\n\
              # in select = {{ labels = {{ pool = [\"staging\"] }} }}. `windows = [\"night\"]`: only in that maintenance window,\n\
-             # beside what the tier is held to. Without stages, all may start at once.\n"
+             # beside what the tier is held to. `approval_batch = 25`: people sign for every 25 servers before one of them\n\
+             # starts (`batches`, `approve`; the author may not). Without stages, all may start at once.\n"
         )?;
         writeln!(
             out,
@@ -99,9 +100,12 @@ impl Draft {
         )?;
         for stage in &self.stages {
             writeln!(out, "[[stages]]\nname = \"{}\"", stage.name)?;
-            for (key, value) in
-                [("size", stage.size), ("percent", stage.percent), ("wave_max", stage.wave_max)]
-            {
+            for (key, value) in [
+                ("size", stage.size),
+                ("percent", stage.percent),
+                ("wave_max", stage.wave_max),
+                ("approval_batch", stage.approval_batch),
+            ] {
                 if let Some(value) = value {
                     writeln!(out, "{key} = {value}")?;
                 }
@@ -251,11 +255,16 @@ const HOUR_S: u32 = 3600;
 /// Clean servers that show less than one failure in ten at 95 % confidence: 0.95 = 1 − 0.9²⁹.
 const CANARY_SERVERS: u32 = 29;
 
+/// Servers of tier 1 that people approve together: few enough to look at, and 200 times for 5,000. The next batch can be
+/// approved while one runs, so that nobody waits for people who are quick.
+const APPROVAL_BATCH: u32 = 25;
+
 /// The stages of a new plan (B5, C1 to C3): the servers labelled `pool = "staging"`, a canary of the least critical
 /// tier, then tier by tier up to tier 1. Those in which none of the servers known would be are left out; where none
 /// is known, only the staging pool is. Soaks are a day after the staging pool, so that a fault of the night shows,
-/// an hour after the canary, six and twelve hours after tiers 3 and 2; failures are those that D6 allows.
-pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec<Stage> {
+/// an hour after the canary, six and twelve hours after tiers 3 and 2; failures are those that D6 allows. Where anybody
+/// holds the role, people approve what starts in tier 1.
+pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer], approvers: bool) -> Vec<Stage> {
     let selected = |tier: Tier| tiers.is_empty() || tiers.contains(&tier);
     let known: Vec<&InventoryServer> = servers.iter().filter(|server| selected(server.tier)).collect();
     let staging = |server: &InventoryServer| server.labels.get("pool").is_some_and(|pool| pool == "staging");
@@ -267,6 +276,7 @@ pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec
         wave_max: None,
         success_per_10000,
         soak_s,
+        approval_batch: None,
         windows: Vec::new(),
         select,
     };
@@ -299,6 +309,9 @@ pub(super) fn default_stages(tiers: &[Tier], servers: &[InventoryServer]) -> Vec
             wave_max,
             ..stage(&format!("tier-{tier}"), success_per_10000, soak_s, of_tier(tier))
         });
+    }
+    for stage in stages.iter_mut().filter(|stage| approvers && stage.select.tiers.contains(&Tier::One)) {
+        stage.approval_batch = Some(APPROVAL_BATCH);
     }
     stages
 }
@@ -460,7 +473,7 @@ mod tests {
                 bytes: 1000,
                 from: vec![(Version::new("1").unwrap(), id(1))],
             }],
-            stages: default_stages(&[Tier::Two], &[]),
+            stages: default_stages(&[Tier::Two], &[], true),
         }
     }
 
@@ -490,23 +503,27 @@ mod tests {
     #[test]
     fn a_new_plan_goes_from_the_staging_pool_and_a_canary_up_to_tier_1_as_far_as_there_are_servers() {
         let names = |stages: &[Stage]| stages.iter().map(|stage| stage.name.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(&default_stages(&[], &[])), ["canary", "tier-3", "tier-2", "tier-1"]);
-        assert_eq!(names(&default_stages(&[Tier::One], &[])), ["canary", "tier-1"]);
+        assert_eq!(names(&default_stages(&[], &[], true)), ["canary", "tier-3", "tier-2", "tier-1"]);
+        assert_eq!(names(&default_stages(&[Tier::One], &[], true)), ["canary", "tier-1"]);
         let fleet = "format = 1\n[[servers]]\nname = \"lab\"\ncount = 1000\ntier = 3\nsite = \"base\"\n\
             [[servers]]\nname = \"air\"\ncount = 50\ntier = 1\nsite = \"base\"\n\
             [[servers]]\nname = \"pool\"\ncount = 5\ntier = 2\nsite = \"base\"\nlabels = { pool = \"staging\" }\n";
         let servers = Inventory::parse(fleet.as_bytes()).unwrap().servers;
-        let stages = default_stages(&[], &servers);
+        let stages = default_stages(&[], &servers, true);
         assert_eq!(names(&stages), ["staging", "canary", "tier-3", "tier-1"]);
         assert_eq!((stages[1].size, stages[1].percent), (Some(29), None));
         let text = Draft { tiers: Vec::new(), stages: stages.clone(), ..draft() }.text();
         assert_eq!(Plan::parse(text.as_bytes()).unwrap().stages, stages);
-        let only = default_stages(&[Tier::One], &servers);
+        let asked = |stages: &[Stage]| stages.iter().map(|stage| stage.approval_batch).collect::<Vec<_>>();
+        assert_eq!(asked(&stages), [None, None, None, Some(25)]);
+        assert_eq!(asked(&default_stages(&[], &servers, false)), [None; 4], "nobody could approve anything");
+        let only = default_stages(&[Tier::One], &servers, true);
+        assert_eq!(asked(&only), [Some(25); 2], "a canary of tier 1 is approved too");
         assert_eq!(names(&only), ["canary", "tier-1"]);
         assert_eq!((only[0].size, only[0].percent), (None, Some(10)));
         let alone =
             Inventory::parse(b"format = 1\n[[servers]]\nname = \"a\"\ntier = 3\nsite = \"b\"\n").unwrap();
-        assert_eq!(names(&default_stages(&[], &alone.servers)), ["tier-3"]);
+        assert_eq!(names(&default_stages(&[], &alone.servers, true)), ["tier-3"]);
     }
 
     #[test]

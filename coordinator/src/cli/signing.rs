@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use lunar_common::document::{ContentError, Document, Kind, SignedDocument};
 use lunar_common::ids::{DocumentHash, KeyName};
 use lunar_common::time::WallTime;
-use lunar_common::trust::{SignatureStatus, TrustState};
+use lunar_common::trust::{Refusal, SignatureStatus, TrustState, Unsigned};
 use lunar_host::exit::{Exit, Failure};
 use lunar_host::files::{create_atomically, write_atomically};
 use lunar_host::{clock, documents, keys};
@@ -133,7 +133,7 @@ fn content_failure(path: &Path, error: ContentError) -> Failure {
 /// # Errors
 /// As for [`check`].
 pub fn check_kind(path: &Path, kind: Kind, body: &[u8]) -> Result<(), Failure> {
-    use lunar_common::document::{Halt, Reap, Resume};
+    use lunar_common::document::{Approval, Halt, Reap, Resume};
     use lunar_common::enrolment::{Enrolment, Revocation};
     match kind {
         Kind::TrustRoot => check::<lunar_common::trust::TrustRoot>(path, body).map(drop),
@@ -143,6 +143,7 @@ pub fn check_kind(path: &Path, kind: Kind, body: &[u8]) -> Result<(), Failure> {
         Kind::Halt => check::<Halt>(path, body).map(drop),
         Kind::Resume => check::<Resume>(path, body).map(drop),
         Kind::Reap => check::<Reap>(path, body).map(drop),
+        Kind::Approval => check::<Approval>(path, body).map(drop),
     }
 }
 
@@ -258,14 +259,19 @@ impl Finish<'_> {
     pub fn run(&self, with: &SignWith) -> Result<Outcome, Failure> {
         sign(self.path, self.kind, Some(self.trust), with)?;
         let document = load(self.path, self.kind)?;
-        let status = self.trust.signature_status(&document);
+        let status = match self.kind {
+            Kind::Approval => self.approval_status(&document)?,
+            _ => self.trust.signature_status(&document),
+        };
         let mut message = told(&status, self.path, &self.sign_command);
         let mut published = None;
         if status.complete {
-            self.trust
-                .clone()
-                .accept(&document, clock::wall())
-                .map_err(|refusal| refused(self.path, refusal))?;
+            if self.kind != Kind::Approval {
+                self.trust
+                    .clone()
+                    .accept(&document, clock::wall())
+                    .map_err(|refusal| refused(self.path, refusal))?;
+            }
             if let Some(via) = self.publish {
                 let reply = publish(self.common, via, &document)?;
                 message += if reply.new { "\npublished" } else { "\npublished before; nothing changed" };
@@ -282,6 +288,26 @@ impl Finish<'_> {
             published,
             text: None,
         })
+    }
+}
+
+impl Finish<'_> {
+    /// Whose signatures an approval has and needs: not the author's, and one alone to withdraw.
+    fn approval_status(&self, document: &SignedDocument) -> Result<SignatureStatus, Failure> {
+        match self.trust.approval(document, clock::wall()) {
+            Ok(approval) => Ok(SignatureStatus {
+                complete: true,
+                have: approval.signers().iter().cloned().collect(),
+                need: 0,
+                could: Vec::new(),
+                defects: Vec::new(),
+            }),
+            Err(Refusal::Unsigned(unsigned)) => {
+                let Unsigned { have, need, could, defects, .. } = *unsigned;
+                Ok(SignatureStatus { complete: false, have, need, could, defects })
+            }
+            Err(refusal) => Err(refused(self.path, refusal)),
+        }
     }
 }
 

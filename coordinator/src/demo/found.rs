@@ -125,7 +125,7 @@ fn trust(fleet: &Fleet, operator: &Operator) -> Result<(), Failure> {
     for role in ["root=alice,bob:2", "plan=alice,bob:2", "resume=alice,bob:2", "reap=alice,bob:2"] {
         arguments.extend(["--role".to_owned(), role.to_owned()]);
     }
-    for role in ["halt=alice,bob,carol:1", "enroll=dave:1", "revoke=dave:1"] {
+    for role in ["halt=alice,bob,carol:1", "approve=alice,bob,carol:2", "enroll=dave:1", "revoke=dave:1"] {
         arguments.extend(["--role".to_owned(), role.to_owned()]);
     }
     for name in ["alice", "bob"] {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lunar_common::bounds::{DOCUMENTS_PER_SYNC_MAX, GROUP_MEMBERS_MAX};
-use lunar_common::document::{Document, Kind, Reap, SignedDocument, Verified};
+use lunar_common::document::{Approval, Document, Kind, Reap, SignedDocument, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
 use lunar_common::message::{Gossip, Request, Response};
@@ -313,6 +313,14 @@ impl Driver {
                     let _ = reply.send(Err(DocumentRefused::Reap(why)));
                     return;
                 }
+                if document.kind == Kind::Approval
+                    && let Ok(approval) = Approval::parse(&document.body)
+                    && let Err(why) = self.core.approvable(&approval)
+                {
+                    // Nothing to wait for; whoever asked may have gone.
+                    let _ = reply.send(Err(DocumentRefused::Approval(why)));
+                    return;
+                }
                 self.take_in(&document, Source::Operator(reply));
             }
         }
@@ -338,6 +346,9 @@ impl Driver {
 
     /// Takes a document in, if the trust state does.
     fn take_in(&mut self, document: &SignedDocument, source: Source) {
+        if document.kind == Kind::Approval {
+            return self.take_approval(document, source);
+        }
         // A new trust root says by its absence which machines are out.
         let members: Vec<PeerKey> = match document.kind {
             Kind::TrustRoot => self.trust.machines().map(|machine| machine.key).collect(),
@@ -376,6 +387,23 @@ impl Driver {
             self.leaving.push(Outgoing::Publish(Arc::new(document.clone())));
         }
         self.taken(source, true);
+    }
+
+    /// An approval is judged here, kept in the log, and goes no further.
+    fn take_approval(&mut self, document: &SignedDocument, source: Source) {
+        match self.trust.approval(document, clock::wall()) {
+            Err(refusal) => {
+                tracing::info!(%refusal, "an approval is refused");
+                self.refuse(source, refusal);
+            }
+            Ok(approval) => {
+                tracing::info!(campaign = %approval.campaign, stage = %approval.stage, batch = approval.batch,
+                    withdrawn = approval.withdraw, "a word on a batch is taken in");
+                let passed_on = matches!(source, Source::Gossip(_));
+                self.feed(Input::Approval(approval));
+                self.taken(source, !passed_on);
+            }
+        }
     }
 
     fn taken(&mut self, source: Source, new: bool) {

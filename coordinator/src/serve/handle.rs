@@ -24,6 +24,9 @@ pub enum DocumentRefused {
     /// A reap that would free nothing.
     #[error("the reap would free nothing: {0}")]
     Reap(String),
+    /// An approval that would change nothing.
+    #[error("the approval would change nothing: {0}")]
+    Approval(String),
 }
 
 /// The way to the loop, and to what is durable of the log.

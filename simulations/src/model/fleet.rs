@@ -81,6 +81,7 @@ impl Fleet {
             plans: vec![Arc::clone(&self.plan)],
             halts: halted.then(|| Arc::clone(&self.halt)).into_iter().collect(),
             resumes: Vec::new(),
+            approvers: self.trust.approvers(),
         }
     }
 

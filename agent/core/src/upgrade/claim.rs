@@ -307,6 +307,9 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::NoStage => "no stage of the plan selects this server".into(),
         WaitReason::Paused { scope, anomaly, .. } => format!("{scope} is paused: {anomaly}"),
         WaitReason::OutsideWindow { opens: Some(opens), .. } => format!("the next window opens at {opens}"),
+        WaitReason::Approval { stage, batch, .. } => {
+            format!("batch {batch} of stage {stage} is not approved")
+        }
         WaitReason::OutsideWindow { opens: None, .. } => "no window opens before the plan expires".into(),
     }
 }

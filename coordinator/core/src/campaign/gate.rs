@@ -52,7 +52,7 @@ impl Coordinator {
         self.stages(campaign).map_or(NO_STAGE, |stages| stages.of(server))
     }
 
-    fn stages(&self, campaign: &CampaignId) -> Option<&Stages> {
+    pub(crate) fn stages(&self, campaign: &CampaignId) -> Option<&Stages> {
         self.state.campaigns.get(campaign)?.stages.as_ref()
     }
 

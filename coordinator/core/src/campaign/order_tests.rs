@@ -36,7 +36,7 @@ fn ordered(within: Option<Within>) -> Rig {
     }
     rig.step();
     let rules = Rules { order: vec![leaders_last(within)], ..Rules::default() };
-    rig.core.accept_with(terms("c", 2, wide()), Some(rules), None, Default::default());
+    rig.core.accept_with(terms("c", 2, wide()), Some(rules), Default::default(), Default::default());
     rig.step();
     rig
 }

@@ -220,6 +220,16 @@ impl Stages {
         self.places.get(server).map_or(NO_STAGE, |place| place.stage)
     }
 
+    /// The place of the stage of this name.
+    pub(crate) fn at(&self, name: &StageName) -> Option<u16> {
+        (0..).zip(&self.terms).find(|(_, terms)| terms.name == *name).map(|(at, _)| at)
+    }
+
+    /// The servers of a stage, by name.
+    pub(crate) fn servers_of(&self, stage: u16) -> impl Iterator<Item = &ServerId> {
+        self.places.iter().filter(move |(_, place)| place.stage == stage).map(|(server, _)| server)
+    }
+
     /// The stage of a server that is on the new version.
     pub(crate) fn completed_in(&self, server: &ServerId) -> Option<u16> {
         self.places.get(server).filter(|place| place.completed).map(|place| place.stage)

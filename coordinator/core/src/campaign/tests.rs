@@ -423,7 +423,7 @@ fn rules_without_their_plan_wait_for_it_and_a_plan_is_never_in_force_without_the
     rig.all_report();
     rig.granted("e");
     let rules = Rules { stages: by_tier(), ..Rules::default() };
-    rig.core.accept_with(terms("c", 2, wide()), Some(rules), None, BTreeSet::new());
+    rig.core.accept_with(terms("c", 2, wide()), Some(rules), Default::default(), BTreeSet::new());
     rig.step();
     assert_eq!(rig.core.stage_of(&campaign("c"), &id("a")), 0);
     assert_ne!(rig.core.stage_of(&campaign("c"), &id("e")), NO_STAGE);

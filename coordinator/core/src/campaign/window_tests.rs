@@ -18,6 +18,7 @@ use proptest::prelude::*;
 
 use super::rules::{Rules, StageTerms};
 use super::window::{StageWindows, WindowTerms};
+use crate::coordinator::documents::Also;
 use crate::coordinator::rig::*;
 use crate::effect::Answer;
 use crate::event::{EventBody, LimitTable, Terms};
@@ -214,7 +215,8 @@ fn a_stage_that_is_held_to_windows_starts_in_them_only_and_in_those_of_its_tier(
     let rules = Rules { stages: StageTerms::of(&[stage]), ..Rules::default() };
     let windows = WindowTerms { stages: vec![held], ..windows(text) };
     let terms = plan(2, "2026-12-20T00:00:00Z", wide());
-    rig.core.accept_with(terms, Some(rules), Some(windows), Default::default());
+    let also = Also { windows: Some(windows), ..Also::default() };
+    rig.core.accept_with(terms, Some(rules), also, Default::default());
     rig.step();
     rig.all_report();
     let stage_of = |answer: &Answer| match answer {

@@ -11,16 +11,25 @@ use lunar_common::ids::{CampaignId, KeyName, PeerKey, ServerId};
 use lunar_common::lease::{LeaseState, Occupancy};
 use lunar_common::plan::Plan;
 
+use crate::campaign::approval::ApprovalTerms;
 use crate::campaign::rules::{Labels, Rules};
 use crate::campaign::window::WindowTerms;
 use crate::coordinator::Coordinator;
 use crate::event::{EventBody, Member, Terms};
 use crate::input::InForce;
 
+/// What a plan says besides its terms and its rules, where it says anything.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Also {
+    pub(crate) windows: Option<WindowTerms>,
+    pub(crate) approvals: Option<ApprovalTerms>,
+}
+
 impl Coordinator {
     /// Makes the log agree with what is in force: a crash may have come between the two, a new trust root no
     /// longer vouches for some of it, or a new revocation list names others.
     pub(super) fn reconcile(&mut self, in_force: InForce) {
+        self.approvers = in_force.approvers;
         let members: BTreeSet<PeerKey> = in_force.machines.iter().map(|machine| machine.key).collect();
         for machine in &in_force.machines {
             self.enrolled(machine);
@@ -100,7 +109,8 @@ impl Coordinator {
     pub(super) fn plan(&mut self, plan: &Verified<Plan>) {
         self.watch_by(&plan.campaign, plan.hash(), &plan.stop);
         let terms = Terms::of(plan, plan.hash());
-        self.accept_with(terms, Rules::of(plan), WindowTerms::of(plan), plan.signers().clone());
+        let also = Also { windows: WindowTerms::of(plan), approvals: ApprovalTerms::of(plan) };
+        self.accept_with(terms, Rules::of(plan), also, plan.signers().clone());
     }
 
     /// Takes a plan's terms in with its rules and windows, which come first: a crash between them leaves rules that wait
@@ -109,7 +119,7 @@ impl Coordinator {
         &mut self,
         terms: Terms,
         rules: Option<Rules>,
-        windows: Option<WindowTerms>,
+        also: Also,
         signers: BTreeSet<KeyName>,
     ) {
         let known = self.state.campaigns.get(&terms.campaign);
@@ -118,8 +128,11 @@ impl Coordinator {
             if let Some(rules) = rules {
                 self.record(EventBody::PlanRules { campaign: campaign.clone(), plan, rules });
             }
-            if let Some(windows) = windows {
+            if let Some(windows) = also.windows {
                 self.record(EventBody::PlanWindows { campaign: campaign.clone(), plan, windows });
+            }
+            if let Some(approvals) = also.approvals {
+                self.record(EventBody::PlanApprovals { campaign: campaign.clone(), plan, approvals });
             }
         }
         self.accept(terms, signers);

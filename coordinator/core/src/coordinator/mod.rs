@@ -5,7 +5,7 @@
 //! an event comes after it in the effects.
 
 mod claims;
-mod documents;
+pub(crate) mod documents;
 mod queries;
 mod reports;
 pub mod shape;
@@ -27,6 +27,7 @@ use std::time::Duration;
 use lunar_common::ids::{Epoch, Fence, ServerId};
 use lunar_common::lease::{Grant, LeaseState, LimitScope, Occupancy};
 use lunar_common::time::{Moment, Now};
+use lunar_common::trust::Approvers;
 
 use crate::campaign::gate::Gates;
 use crate::campaign::window::Doors;
@@ -62,6 +63,8 @@ pub struct Coordinator {
     pub(crate) timers: Timers,
     /// What this life knows of the stages' gates beyond the log.
     pub(crate) gates: Gates,
+    /// Who may approve batches, by the trust root in force.
+    pub(crate) approvers: Approvers,
     /// When maintenance windows open and close: follows from the log and the time.
     pub(crate) doors: Doors,
     effects: VecDeque<Effect>,
@@ -93,6 +96,7 @@ impl Coordinator {
             watched: BTreeMap::new(),
             timers: Timers::default(),
             gates: Gates::default(),
+            approvers: Approvers::default(),
             doors: Doors::default(),
             effects: VecDeque::new(),
             room: false,
@@ -125,6 +129,7 @@ impl Coordinator {
             | EventBody::ReapSpent { .. }
             | EventBody::Transition { .. }
             | EventBody::PlanRules { .. }
+            | EventBody::PlanApprovals { .. }
             | EventBody::Labelled { .. }
             | EventBody::Soaked { .. }
             | EventBody::StopRules { .. }
@@ -133,6 +138,7 @@ impl Coordinator {
             EventBody::PlanWindows { campaign, plan, windows } => {
                 self.doors.announced(campaign, *plan, windows);
             }
+            EventBody::Approved { campaign, stage, batch, .. } => self.wake_batch(campaign, *stage, *batch),
             EventBody::Resumed { .. } => self.room = true,
             EventBody::Unpaused { .. } => {
                 self.waiting.wake_all();
@@ -208,6 +214,7 @@ impl Coordinator {
             Input::Halt(halt) => self.halt(&halt),
             Input::Resume(resume) => self.resume(&resume),
             Input::Reap(reap) => self.reap(&reap),
+            Input::Approval(approval) => self.approve(&approval),
             Input::Claim { request, from, claim } => self.claim(request, from, &claim, now),
             Input::Release { request, from, release } => self.release(request, from, &release, now),
             Input::Report { request, from, report } => self.report(request, from, &report, now),

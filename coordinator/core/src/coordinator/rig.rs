@@ -24,6 +24,7 @@ use crate::campaign::rules::{Rules, StageTerms};
 use crate::campaign::window::WindowTerms;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
+use crate::coordinator::documents::Also;
 use crate::effect::{Answer, Effect};
 use crate::event::{EVENT_BYTES_MAX, EventBody, LimitTable, Member, Selection, Terms};
 use crate::input::{InForce, Input, RequestId};
@@ -187,12 +188,12 @@ impl Rig {
 
     pub(crate) fn plan_in_stages(&mut self, terms: Terms, stages: Vec<StageTerms>) -> Vec<Effect> {
         let rules = Rules { stages, ..Rules::default() };
-        self.core.accept_with(terms, Some(rules), None, Default::default());
+        self.core.accept_with(terms, Some(rules), Also::default(), Default::default());
         self.step()
     }
 
     pub(crate) fn plan_in_windows(&mut self, terms: Terms, windows: Option<WindowTerms>) -> Vec<Effect> {
-        self.core.accept_with(terms, None, windows, Default::default());
+        self.core.accept_with(terms, None, Also { windows, ..Also::default() }, Default::default());
         self.step()
     }
 

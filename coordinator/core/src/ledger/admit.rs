@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 
 use lunar_common::health::Verdict;
 use lunar_common::ids::{CampaignId, ServerId};
-use lunar_common::lease::{LimitScope, Occupancy, WaitReason};
+use lunar_common::lease::{Lapse, LimitScope, Occupancy, WaitReason};
 use lunar_common::limits::Tier;
 use lunar_common::pause::PauseScope;
 use lunar_common::phase::Phase;
@@ -41,6 +41,8 @@ pub(crate) enum Obstacle {
     Wave(u16),
     /// No stage of the plan selects it.
     NoStage,
+    /// People have not approved its batch, or not in a way that counts now.
+    Unapproved(Lapse),
     /// Servers that go before it are not done.
     Order,
     /// A limit is reached.
@@ -96,6 +98,7 @@ impl Coordinator {
         self.obstacle_of_campaign(campaign, now)
             .or_else(|| self.obstacle_of_pause(campaign, &server.member))
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
+            .or_else(|| self.obstacle_of_approval(campaign, &server.member.server, now))
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
             .or_else(|| self.obstacle_of_server(server, campaign, entry, now))
             .or_else(|| {
@@ -209,6 +212,7 @@ impl Coordinator {
                 | Obstacle::Gate { .. }
                 | Obstacle::Wave(_)
                 | Obstacle::NoStage
+                | Obstacle::Unapproved(_)
                 | Obstacle::Order
                 | Obstacle::Kept(_)
                 | Obstacle::HoldsLease
@@ -254,6 +258,7 @@ impl Coordinator {
             Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
             Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
             Obstacle::NoStage => WaitReason::NoStage,
+            Obstacle::Unapproved(lapse) => self.explain_approval(campaign, server, lapse),
             Obstacle::Order => self.explain_order(campaign, server),
             Obstacle::Full(scope) => WaitReason::Limit {
                 limit: self.limit(campaign, &scope).unwrap_or(u32::MAX),

@@ -83,7 +83,8 @@ impl Coordinator {
             Obstacle::Full(_) | Obstacle::OutsideWindow { .. } => Judgement::SkipClass,
             Obstacle::Kept(LimitScope::Group(_)) => Judgement::SkipClaim,
             Obstacle::Kept(_) => Judgement::SkipClass,
-            Obstacle::Order
+            Obstacle::Unapproved(_)
+            | Obstacle::Order
             | Obstacle::Paused(PauseScope::Model { .. })
             | Obstacle::HoldsLease
             | Obstacle::Unreachable

@@ -24,6 +24,8 @@ pub struct StageRow {
     pub name: StageName,
     /// Its servers.
     pub servers: u64,
+    /// Batches that people must approve; 0: nobody is asked.
+    pub batches: u64,
     /// The windows that it is held to, beside those of its servers' tiers.
     pub windows: Vec<WindowName>,
     /// Seconds from the start until it may begin, at best; `None`: never.
@@ -73,6 +75,9 @@ pub(super) fn staged(
         .map(|((stage, hand), written)| StageRow {
             name: stage.name.clone(),
             servers: count(hand.servers.len()),
+            batches: written
+                .approval_batch
+                .map_or(0, |size| count(hand.servers.len()).div_ceil(size.max(1).into())),
             windows: written.windows.clone(),
             begins_s: None,
             done_s: None,

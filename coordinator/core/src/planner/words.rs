@@ -131,9 +131,13 @@ impl Assessment {
                 [] => String::new(),
                 names => format!(", only in {}", listed(names)),
             };
+            let batches = match stage.batches {
+                0 => String::new(),
+                batches => format!(", in {batches} batches that people approve (their time is not counted)"),
+            };
             writeln!(
                 f,
-                "  stage {}: {}{windows}; begins after {}, done after {}, passes after {}",
+                "  stage {}: {}{windows}{batches}; begins after {}, done after {}, passes after {}",
                 stage.name,
                 counted(stage.servers),
                 at(stage.begins_s),
