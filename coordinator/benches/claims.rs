@@ -232,7 +232,7 @@ fn check(bench: &Bench) {
     let mut logged = BTreeSet::new();
     let mut since = LogIndex(0);
     while since.0 < audit.records {
-        for event in reader.read(since, usize::MAX, |_| true).expect("a readable log") {
+        for event in reader.read(since, usize::MAX, |_| true).expect("a readable log").0 {
             since = event.index.next();
             if let EventBody::Granted(lease) = event.event {
                 assert!(logged.insert(lease.fence), "a fence was granted twice");

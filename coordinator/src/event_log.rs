@@ -30,6 +30,8 @@ const RECORD_BYTES_MAX: usize = EVENT_BYTES_MAX + 256;
 const LENGTH_BYTES: usize = 4;
 /// Most records in one answer.
 pub const EVENTS_PER_PAGE_MAX: usize = 1_000;
+/// Most records that are looked at for one answer, wanted or not: some tens of milliseconds.
+const LOOKED_AT_PER_PAGE_MAX: usize = 20_000;
 
 /// Why the log cannot be read or added to.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +192,8 @@ impl LogReader {
         Self { store }
     }
 
-    /// Records from an index on, at most `limit` and [`EVENTS_PER_PAGE_MAX`], that `wanted` wants.
+    /// Records from an index on that `wanted` wants, at most `limit` and [`EVENTS_PER_PAGE_MAX`]; looks at so many
+    /// records at most that nobody waits long for one page. Also where the next page begins, if there may be one.
     ///
     /// # Errors
     /// [`LogError`].
@@ -199,9 +202,10 @@ impl LogReader {
         since: LogIndex,
         limit: usize,
         wanted: impl Fn(&EventBody) -> bool,
-    ) -> Result<Vec<EventView>, LogError> {
-        let limit = limit.min(EVENTS_PER_PAGE_MAX);
+    ) -> Result<(Vec<EventView>, Option<LogIndex>), LogError> {
+        let limit = limit.clamp(1, EVENTS_PER_PAGE_MAX);
         let mut events = Vec::new();
+        let mut looked_at = 0;
         // The block that holds the first of them begins at it or before it.
         let upto = key_of(LogIndex(since.0.saturating_add(1)));
         let from = match self.store.range(&key_of(LogIndex(0)), &upto).next_back() {
@@ -212,17 +216,21 @@ impl LogReader {
             let (_, block) = stored?;
             let mut rest = block.as_slice();
             while !rest.is_empty() {
-                if events.len() == limit {
-                    return Ok(events);
-                }
                 let bytes = cut_off(since, &mut rest)?;
                 let record = decode(since, bytes)?;
-                if record.index >= since && wanted(&record.event) {
+                if record.index < since {
+                    continue;
+                }
+                if events.len() == limit || looked_at == LOOKED_AT_PER_PAGE_MAX {
+                    return Ok((events, Some(record.index)));
+                }
+                looked_at += 1;
+                if wanted(&record.event) {
                     events.push(view(record, bytes));
                 }
             }
         }
-        Ok(events)
+        Ok((events, None))
     }
 
     /// The last records, oldest first.
@@ -232,7 +240,7 @@ impl LogReader {
     pub fn last(&self, count: usize) -> Result<Vec<EventView>, LogError> {
         let next = Head::read(&self.store)?.next.0;
         let count = count.min(EVENTS_PER_PAGE_MAX) as u64;
-        self.read(LogIndex(next.saturating_sub(count)), EVENTS_PER_PAGE_MAX, |_| true)
+        Ok(self.read(LogIndex(next.saturating_sub(count)), EVENTS_PER_PAGE_MAX, |_| true)?.0)
     }
 
     /// Checks the whole chain. With `noted`, also that a head noted earlier is still in it: that tells a log
@@ -381,8 +389,11 @@ mod tests {
         assert_eq!(replayed, (1..=5).map(started).collect::<Vec<_>>());
         let audit = log.reader().verify(None).unwrap();
         assert!(audit.intact && audit.records == 5, "{audit:?}");
-        let page = log.reader().read(LogIndex(1), 2, |_| true).unwrap();
+        let (page, next) = log.reader().read(LogIndex(1), 2, |_| true).unwrap();
         assert_eq!(page.iter().map(|event| event.index.0).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(next, Some(LogIndex(3)));
+        let (page, next) = log.reader().read(LogIndex(3), 2, |_| true).unwrap();
+        assert_eq!((page.len(), next), (2, None), "the last page says that it is");
         assert_eq!(log.reader().last(1).unwrap()[0].event, started(5));
     }
 
@@ -466,7 +477,7 @@ mod tests {
         assert!(reader.verify(None).unwrap().intact);
         for since in 0..9 {
             for limit in [1, 3, 100] {
-                let page = reader.read(LogIndex(since), limit, |_| true).unwrap();
+                let (page, _) = reader.read(LogIndex(since), limit, |_| true).unwrap();
                 let indices: Vec<u64> = page.iter().map(|event| event.index.0).collect();
                 assert_eq!(indices, (since..8).take(limit).collect::<Vec<_>>(), "{limit} from {since} on");
             }

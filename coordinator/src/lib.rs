@@ -13,4 +13,5 @@ pub mod demo;
 pub mod event_log;
 pub mod home;
 pub mod origin;
+pub mod pki;
 pub mod serve;

@@ -348,6 +348,45 @@ pub enum LeaseStep {
 }
 
 impl EventBody {
+    /// Whose life it belongs to, if to one server's.
+    #[must_use]
+    pub fn server(&self) -> Option<&ServerId> {
+        match self {
+            Self::ServerEnrolled { member } => Some(&member.server),
+            Self::Granted(lease) => Some(&lease.server),
+            Self::StateRestored { evidence, .. } => Some(evidence),
+            Self::ServerRevoked { server, .. }
+            | Self::Queued { server, .. }
+            | Self::Started { server, .. }
+            | Self::Released { server, .. }
+            | Self::Lost { server, .. }
+            | Self::Found { server, .. }
+            | Self::Adopted { server, .. }
+            | Self::Reaped { server, .. }
+            | Self::WrittenOff { server, .. }
+            | Self::ReapSpent { server, .. }
+            | Self::Returned { server }
+            | Self::Transition { server, .. }
+            | Self::Labelled { server, .. }
+            | Self::FellSilent { server, .. }
+            | Self::Arrived { server, .. } => Some(server),
+            Self::Paused { pause } => Some(&pause.server),
+            Self::CoordinatorStarted { .. }
+            | Self::Recovered { .. }
+            | Self::PlanAccepted { .. }
+            | Self::Halted { .. }
+            | Self::Resumed { .. }
+            | Self::PlanRules { .. }
+            | Self::PlanWindows { .. }
+            | Self::Soaked { .. }
+            | Self::GateOpened { .. }
+            | Self::StopRules { .. }
+            | Self::PlanApprovals { .. }
+            | Self::Approved { .. }
+            | Self::Unpaused { .. } => None,
+        }
+    }
+
     /// What it says of a lease, if of any.
     #[must_use]
     pub fn lease_news(&self) -> Option<LeaseNews<'_>> {

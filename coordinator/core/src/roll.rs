@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::Hash;
-use std::ops::Index;
+use std::ops::{Bound, Index};
 
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
@@ -73,6 +73,11 @@ impl<K: Ord + Hash + Clone, V> Roll<K, V> {
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
+    }
+
+    /// Entries of a range of keys, by key.
+    pub(crate) fn range<'a>(&'a self, keys: (Bound<&'a K>, Bound<&'a K>)) -> impl Iterator<Item = &'a V> {
+        self.order.range(keys).map(|key| &self.entries[key])
     }
 
     #[cfg(test)]

@@ -4,10 +4,36 @@
 //! sides use these very types, so that they cannot disagree.
 
 use lunar_common::document::{Kind, SignedDocument};
-use lunar_common::ids::{DocumentHash, LogIndex, RecordHash};
+use lunar_common::ids::{DocumentHash, Epoch, LogIndex, RecordHash};
 use lunar_common::time::WallTime;
 use lunar_coordinator_core::event::EventBody;
 use serde::{Deserialize, Serialize};
+
+/// That the coordinator runs and its loop turns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// Its life.
+    pub epoch: Epoch,
+}
+
+/// Some of a long listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// In their order.
+    pub items: Vec<T>,
+    /// What to GET for those that follow; absent: these were the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// One document in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentLine {
+    /// The hash of its body, by which it is found.
+    pub hash: DocumentHash,
+    /// What it is.
+    pub kind: Kind,
+}
 
 /// One record of the event log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +62,7 @@ pub struct AuditView {
     pub problem: Option<String>,
 }
 
-/// A signed document, handed in.
+/// A signed document, as it is handed in and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentUpload {

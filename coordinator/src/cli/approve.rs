@@ -135,7 +135,7 @@ fn next_number(
 }
 
 async fn batches(common: &Common, campaign: &CampaignId) -> Result<Vec<BatchView>, Failure> {
-    Client::new(&common.home).get(&format!("/campaigns/{campaign}/batches")).await
+    Client::of(common)?.get(&format!("/campaigns/{campaign}/batches")).await
 }
 
 /// Lists the batches of a campaign that people approve: who is in each, and whether it may start.

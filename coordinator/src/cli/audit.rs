@@ -11,7 +11,7 @@ use lunar_host::exit::{Exit, Failure};
 
 use super::history::{EVENTS_PER_PAGE, tell};
 use super::{CommandResult, Common, block_on};
-use crate::api::types::{AuditView, EventView};
+use crate::api::types::{AuditView, EventView, Page};
 use crate::client::Client;
 
 /// Checks and exports the audit trail.
@@ -51,7 +51,7 @@ impl AuditCommand {
     /// # Errors
     /// No coordinator answers.
     pub fn run(self, common: &Common) -> CommandResult {
-        let client = Client::new(&common.home);
+        let client = Client::of(common)?;
         match self {
             Self::Verify { head } => {
                 let query = head.map_or(String::new(), |head| format!("?head={head}"));
@@ -83,11 +83,11 @@ async fn export(client: &Client, format: ExportFormat) -> CommandResult {
     }
     let mut since = LogIndex(0);
     loop {
-        let page: Vec<EventView> =
+        let page: Page<EventView> =
             client.get(&format!("/events?since={since}&limit={EVENTS_PER_PAGE}")).await?;
-        let Some(last) = page.last() else { return Ok(Exit::Ok) };
+        let Some(last) = page.items.last() else { return Ok(Exit::Ok) };
         since = last.index.next();
-        for event in &page {
+        for event in &page.items {
             let line = match format {
                 ExportFormat::Jsonl => {
                     serde_json::to_string(event).map_err(|error| Failure::new(Exit::Internal, error))?

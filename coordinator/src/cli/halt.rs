@@ -228,7 +228,7 @@ fn pauses_named(
     if let Ok(whole) = whole {
         return Ok(whole);
     }
-    let client = Client::new(&common.home);
+    let client = Client::of(common)?;
     let found: CampaignView = block_on(client.get(&format!("/campaigns/{campaign}")))?;
     named.iter().map(|name| pause_named(name, &found.pauses)).collect()
 }

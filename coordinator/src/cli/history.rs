@@ -33,7 +33,7 @@ impl HistoryCommand {
     /// # Errors
     /// No coordinator answers; no such server.
     pub fn run(self, common: &Common) -> CommandResult {
-        let client = Client::new(&common.home);
+        let client = Client::of(common)?;
         let events = block_on(self.ask(&client))?;
         common.output.print(&events, |events| {
             if events.is_empty() {
@@ -49,19 +49,7 @@ impl HistoryCommand {
     async fn ask(&self, client: &Client) -> Result<Vec<EventView>, Failure> {
         let path =
             self.server.as_ref().map_or("/events".to_owned(), |server| format!("/servers/{server}/history"));
-        let mut events: Vec<EventView> = Vec::new();
-        let mut since = self.since;
-        loop {
-            let page: Vec<EventView> =
-                client.get(&format!("{path}?since={since}&limit={EVENTS_PER_PAGE}")).await?;
-            let Some(last) = page.last() else { return Ok(events) };
-            since = last.index.next();
-            let full = page.len() == EVENTS_PER_PAGE;
-            events.extend(page);
-            if !full {
-                return Ok(events);
-            }
-        }
+        client.get_all(&format!("{path}?since={}&limit={EVENTS_PER_PAGE}", self.since)).await
     }
 }
 

@@ -24,11 +24,11 @@ impl LeaseCommand {
     /// # Errors
     /// No coordinator answers.
     pub fn run(self, common: &Common) -> CommandResult {
-        let client = Client::new(&common.home);
+        let client = Client::of(common)?;
         match self {
             Self::Reap(command) => command.run(common),
             Self::List => {
-                let leases: Vec<LeaseView> = block_on(client.get("/leases"))?;
+                let leases: Vec<LeaseView> = block_on(client.get_all("/leases"))?;
                 common.output.print(&leases, |leases| list(leases))?;
                 Ok(Exit::Ok)
             }

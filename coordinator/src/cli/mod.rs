@@ -12,6 +12,7 @@ mod hand_over;
 mod history;
 mod lease;
 mod origin;
+mod pki;
 mod plan;
 mod plan_check;
 mod plan_fit;
@@ -33,6 +34,7 @@ use lunar_host::exit::{Exit, Failure};
 use lunar_host::output::print_failure;
 use lunar_host::telemetry::{self, LogFormat};
 
+use crate::client::ApiAt;
 use crate::demo;
 pub use lunar_host::output::Output;
 pub use table::Table;
@@ -69,6 +71,9 @@ pub struct Common {
     /// How log lines look: human or json.
     #[arg(long, global = true, default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// Which coordinator is asked.
+    #[command(flatten)]
+    pub api: ApiAt,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +91,8 @@ enum Command {
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
     Serve(serve::ServeCommand),
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     Status(status::StatusCommand),
     Watch(watch::WatchCommand),
     Why(why::WhyCommand),
@@ -150,6 +157,7 @@ fn run(arguments: Arguments) -> CommandResult {
         Command::Batches(command) => command.run(common),
         Command::Artifact(command) => command.run(common),
         Command::Serve(command) => command.run(common),
+        Command::Pki(command) => command.run(common),
         Command::Status(command) => command.run(common),
         Command::Watch(command) => command.run(common),
         Command::Why(command) => command.run(common),

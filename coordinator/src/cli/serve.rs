@@ -15,7 +15,7 @@ use crate::serve::{self, Config};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  lunar-coordinator serve --listen 0.0.0.0:7600\n\n\
     HOME/coordinator.toml may say the same and more (all optional): listen, announce, bootstrap, key,\n\
-    report_every_s, unreachable_after_s")]
+    report_every_s, unreachable_after_s, and [api] with listen, certificate, key, authority")]
 pub struct ServeCommand {
     /// Where the control plane listens; may be given more than once.
     #[arg(long, value_name = "IP:PORT")]
@@ -26,6 +26,9 @@ pub struct ServeCommand {
     /// Whom to try first; may be given more than once.
     #[arg(long, value_name = "KEY@HOST:PORT")]
     bootstrap: Vec<PeerAddress>,
+    /// Where the API listens for callers with certificates, beside the socket in HOME; make them with `pki init`.
+    #[arg(long, value_name = "IP:PORT")]
+    api_listen: Option<String>,
     /// The coordinator's key file.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl ServeCommand {
             config.bootstrap = self.bootstrap;
         }
         config.key = self.key.or(config.key);
+        config.api.listen = self.api_listen.or(config.api.listen);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.map_err(Failure::from)?.block_on(serve::run(&common.home, config))?;
         Ok(Exit::Ok)

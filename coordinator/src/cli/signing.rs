@@ -335,7 +335,7 @@ pub fn publish(common: &Common, via: &Via, document: &SignedDocument) -> Result<
         None => {
             let upload = DocumentUpload::of(document)
                 .ok_or_else(|| Failure::new(Exit::BadInput, anyhow!("the {} is not text", document.kind)))?;
-            block_on(Client::new(&common.home).post("/documents", &upload)).map_err(|failure| match failure.exit {
+            block_on(Client::of(common)?.post("/documents", &upload)).map_err(|failure| match failure.exit {
                 Exit::Unreachable => failure.advise(
                     "start it with `lunar-coordinator serve`, name its directory with --home, or hand the document to \
                      an agent instead: --via unix:/path/to/agent.sock",

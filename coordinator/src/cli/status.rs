@@ -62,8 +62,8 @@ impl Overview {
         Ok(Self {
             status: client.get("/status").await?,
             campaigns,
-            leases: client.get("/leases").await?,
-            servers: if servers { client.get("/servers").await? } else { Vec::new() },
+            leases: client.get_all("/leases").await?,
+            servers: if servers { client.get_all("/servers").await? } else { Vec::new() },
         })
     }
 }
@@ -74,7 +74,7 @@ impl StatusCommand {
     /// # Errors
     /// No coordinator answers.
     pub fn run(self, common: &Common) -> CommandResult {
-        let overview = block_on(Overview::ask(&Client::new(&common.home), self.servers))?;
+        let overview = block_on(Overview::ask(&Client::of(common)?, self.servers))?;
         common.output.print(&overview, human)?;
         Ok(Exit::Ok)
     }

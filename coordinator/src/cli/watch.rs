@@ -13,7 +13,7 @@ use lunar_host::exit::{Exit, Failure};
 
 use super::history::{EVENTS_PER_PAGE, tell};
 use super::{CommandResult, Common, Output, block_on};
-use crate::api::types::EventView;
+use crate::api::types::{EventView, Page};
 use crate::client::Client;
 
 /// Follows what happens, until Ctrl-C or until a campaign is over.
@@ -38,7 +38,7 @@ impl WatchCommand {
     /// # Errors
     /// No coordinator answers.
     pub fn run(self, common: &Common) -> CommandResult {
-        let client = Client::new(&common.home);
+        let client = Client::of(common)?;
         block_on(async {
             tokio::select! {
                 followed = self.follow(&client, common.output) => followed,
@@ -58,11 +58,11 @@ impl WatchCommand {
             let _ = writeln!(std::io::stderr(), "what happens from event {next} on; Ctrl-C ends");
         }
         loop {
-            let events: Vec<EventView> =
+            let page: Page<EventView> =
                 client.get(&format!("/events?since={next}&limit={EVENTS_PER_PAGE}")).await?;
-            if let Some(last) = events.last() {
+            if let Some(last) = page.items.last() {
                 next = last.index.next();
-                for event in &events {
+                for event in &page.items {
                     show(event, output)?;
                 }
                 continue;
@@ -76,8 +76,8 @@ impl WatchCommand {
 }
 
 async fn newest(client: &Client) -> Result<LogIndex, Failure> {
-    let last: Vec<EventView> = client.get("/events?last=1").await?;
-    Ok(last.last().map_or(LogIndex(0), |event| event.index.next()))
+    let last: Page<EventView> = client.get("/events?last=1").await?;
+    Ok(last.items.last().map_or(LogIndex(0), |event| event.index.next()))
 }
 
 /// Whether there is a campaign, and every server of every campaign is at its end.

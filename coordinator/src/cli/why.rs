@@ -23,7 +23,7 @@ impl WhyCommand {
     /// # Errors
     /// No coordinator answers; no such server.
     pub fn run(self, common: &Common) -> CommandResult {
-        let client = Client::new(&common.home);
+        let client = Client::of(common)?;
         let reasons: Vec<Why> = block_on(client.get(&format!("/servers/{}/why", self.server)))?;
         common.output.print(&reasons, |reasons| {
             let line = |why: &Why| match &why.campaign {

@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use lunar_common::ids::LogIndex;
 use lunar_common::lease::{LeaseOutcome, LimitScope};
 use lunar_common::message::BytesBySource;
 use lunar_coordinator_core::view::{CampaignView, LeaseView, LimitView, ServerView, StatusView};
@@ -245,7 +244,7 @@ impl Demo {
         while !finished && begun.elapsed() < give_up {
             tokio::time::sleep(LOOK_EVERY).await;
             // A coordinator that was just killed answers nothing for a moment.
-            let Ok(servers) = self.client.get::<Vec<ServerView>>("/servers").await else { continue };
+            let Ok(servers) = self.client.get_all::<ServerView>("/servers").await else { continue };
             let limits = self.limits().await.unwrap_or_default();
             self.progress.update(&servers, &limits);
             let mut later = Vec::new();
@@ -289,25 +288,17 @@ impl Demo {
             })
         };
         self.fleet.servers.iter().all(ended)
-            && self.client.get::<Vec<LeaseView>>("/leases").await.is_ok_and(|leases| leases.is_empty())
+            && self.client.get_all::<LeaseView>("/leases").await.is_ok_and(|leases| leases.is_empty())
     }
 
     async fn events(&self) -> Result<Vec<EventView>, Failure> {
-        let mut events: Vec<EventView> = Vec::new();
-        loop {
-            let since = events.last().map_or(LogIndex(0), |event| event.index.next());
-            let page: Vec<EventView> = self.client.get(&format!("/events?since={since}&limit=1000")).await?;
-            if page.is_empty() {
-                return Ok(events);
-            }
-            events.extend(page);
-        }
+        self.client.get_all("/events").await
     }
 
     /// Looks at everything that is left behind, and says what held.
     async fn judge(&mut self, mut expectations: Vec<Expectation>, seconds: f64) -> Result<Report, Failure> {
         let events = self.events().await?;
-        let views: Vec<ServerView> = self.client.get("/servers").await?;
+        let views: Vec<ServerView> = self.client.get_all("/servers").await?;
         let outcomes = report::outcomes(&events);
         let mut lines = Vec::new();
         for server in &self.fleet.servers {
@@ -380,7 +371,7 @@ impl Demo {
                 format!("at most {most} at once"),
             ));
         }
-        let leases: Vec<LeaseView> = self.client.get("/leases").await?;
+        let leases: Vec<LeaseView> = self.client.get_all("/leases").await?;
         expectations.push(Expectation::new(
             "no lease is left",
             leases.is_empty(),

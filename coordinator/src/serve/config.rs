@@ -12,6 +12,9 @@ use lunar_host::files::read_bounded;
 use lunar_transport::mesh::PeerAddress;
 use serde::Deserialize;
 
+use crate::api::tls::Pem;
+use crate::pki;
+
 /// The file's name.
 const FILE: &str = "coordinator.toml";
 
@@ -37,6 +40,47 @@ pub struct Config {
     pub report_every_s: Option<u64>,
     /// Seconds of silence after which a server takes a slot.
     pub unreachable_after_s: Option<u64>,
+    /// The API over the network.
+    pub api: ApiConfig,
+}
+
+/// The API over the network. Paths are seen from the coordinator's directory; those that `pki init` makes are the
+/// defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// Where it listens, `ip:port`; absent: by the coordinator's own socket only.
+    pub listen: Option<String>,
+    /// The coordinator's certificate for it.
+    pub certificate: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// The authority that signs callers' certificates.
+    pub authority: PathBuf,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        let file = |name| Path::new(pki::FOLDER).join(name);
+        Self {
+            listen: None,
+            certificate: file(pki::SERVER),
+            key: file(pki::SERVER_KEY),
+            authority: file(pki::AUTHORITY),
+        }
+    }
+}
+
+impl ApiConfig {
+    /// Where the certificates lie.
+    #[must_use]
+    pub fn pem(&self, home: &Path) -> Pem {
+        Pem {
+            authority: home.join(&self.authority),
+            certificate: home.join(&self.certificate),
+            key: home.join(&self.key),
+        }
+    }
 }
 
 impl Default for Config {
@@ -48,6 +92,7 @@ impl Default for Config {
             key: None,
             report_every_s: None,
             unreachable_after_s: None,
+            api: ApiConfig::default(),
         }
     }
 }

@@ -29,7 +29,7 @@ use lunar_transport::trust_gate::TrustGate;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::handle::DocumentRefused;
+use super::handle::{DocumentRefused, Look, Sight};
 use super::outbox::{Outbox, Outgoing};
 use super::{TRUST_KEY, store_failure};
 use crate::committer::{Committer, Released};
@@ -44,18 +44,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What became of an operator's document: whether it was new, or why it is refused.
 pub type DocumentAnswer = Result<bool, DocumentRefused>;
 
-/// What the API asks of the loop.
-pub enum Ask {
-    /// Look at the core.
-    View(Box<dyn FnOnce(&Coordinator) + Send>),
-    /// Take a document in.
-    Document(SignedDocument, oneshot::Sender<DocumentAnswer>),
-}
+/// An operator's document, and whoever waits for what becomes of it.
+pub(crate) type Handed = (SignedDocument, oneshot::Sender<DocumentAnswer>);
 
 /// What comes in.
 pub(super) struct Incoming {
     pub(super) mesh: mpsc::Receiver<MeshEvent>,
-    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) documents: mpsc::Receiver<Handed>,
+    pub(super) looks: mpsc::Receiver<Look>,
     /// Documents that were fetched from newly met machines.
     pub(super) found: mpsc::Receiver<SignedDocument>,
     pub(super) released: Released<Outgoing>,
@@ -152,18 +148,15 @@ impl Driver {
             }
             let deadline = self.core.poll_timeout().map(clock::instant_of);
             tokio::select! {
+                // In this order: whoever only looks comes last, and so is turned away before a claim waits; and people's
+                // documents, halts among them, come before whatever machines want.
+                biased;
                 () = &mut stop => break,
                 // A failed commit closes the committer's ends too; this names the cause.
                 released = incoming.released.recv() => match released {
                     Some(released) => release(released, &outbox, &mut is_ready)?,
                     None => return Err(ended("the committer")),
                 },
-                event = incoming.mesh.recv() => match event {
-                    Some(event) => self.mesh_event(event),
-                    None => return Err(ended("the mesh")),
-                },
-                Some(ask) = incoming.asks.recv() => self.asked(ask),
-                Some(document) = incoming.found.recv() => self.take_in(&document, Source::Nobody),
                 () = clock::sleep_until_some(deadline) => {
                     let now = self.now();
                     self.core.handle_timeout(now);
@@ -173,6 +166,15 @@ impl Driver {
                     look_at = Instant::now() + LOOK_EVERY;
                 }
                 () = clock::sleep_until_some(alive_at) => {}
+                Some((document, reply)) = incoming.documents.recv() => self.handed(document, reply),
+                event = incoming.mesh.recv() => match event {
+                    Some(event) => self.mesh_event(event),
+                    None => return Err(ended("the mesh")),
+                },
+                Some(document) = incoming.found.recv() => self.take_in(&document, Source::Nobody),
+                Some(look) = incoming.looks.recv() => {
+                    look(&Sight { core: &self.core, trust: &self.trust, now: self.now() });
+                }
             }
             self.hand_in().await?;
             // Fed here, after a whole turn: a loop that is stuck in its work starves the watchdog.
@@ -301,29 +303,24 @@ impl Driver {
             .collect()
     }
 
-    fn asked(&mut self, ask: Ask) {
-        match ask {
-            Ask::View(look) => look(&self.core),
-            Ask::Document(document, reply) => {
-                if document.kind == Kind::Reap
-                    && let Ok(reap) = Reap::parse(&document.body)
-                    && let Err(why) = self.core.reapable(&reap)
-                {
-                    // Nothing to wait for; whoever asked may have gone.
-                    let _ = reply.send(Err(DocumentRefused::Reap(why)));
-                    return;
-                }
-                if document.kind == Kind::Approval
-                    && let Ok(approval) = Approval::parse(&document.body)
-                    && let Err(why) = self.core.approvable(&approval)
-                {
-                    // Nothing to wait for; whoever asked may have gone.
-                    let _ = reply.send(Err(DocumentRefused::Approval(why)));
-                    return;
-                }
-                self.take_in(&document, Source::Operator(reply));
-            }
+    fn handed(&mut self, document: SignedDocument, reply: oneshot::Sender<DocumentAnswer>) {
+        if document.kind == Kind::Reap
+            && let Ok(reap) = Reap::parse(&document.body)
+            && let Err(why) = self.core.reapable(&reap)
+        {
+            // Nothing to wait for; whoever asked may have gone.
+            let _ = reply.send(Err(DocumentRefused::Reap(why)));
+            return;
         }
+        if document.kind == Kind::Approval
+            && let Ok(approval) = Approval::parse(&document.body)
+            && let Err(why) = self.core.approvable(&approval)
+        {
+            // Nothing to wait for; whoever asked may have gone.
+            let _ = reply.send(Err(DocumentRefused::Approval(why)));
+            return;
+        }
+        self.take_in(&document, Source::Operator(reply));
     }
 
     /// Cuts machines off that are members no more. The gate refuses them by now, so they cannot come back.

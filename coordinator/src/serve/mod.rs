@@ -28,17 +28,18 @@ use lunar_host::store::{Store, StoreError, VALUE_BYTES_MAX};
 use lunar_host::{clock, keys, supervisor};
 use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig, MeshError};
 use lunar_transport::trust_gate::TrustGate;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 pub use config::Config;
-pub use handle::{DocumentRefused, Handle, Stopping};
+pub use handle::{DocumentRefused, Handle, NoLook, Sight};
 
 use crate::api;
 use crate::committer::Committer;
 use crate::event_log::{EventLog, LogError};
 use crate::home::Home;
-use driver::{Ask, Driver, Incoming};
+use driver::{Driver, Incoming};
 use outbox::Outbox;
 
 /// Where the trust state is in the store.
@@ -47,8 +48,11 @@ const TRUST_KEY: &[u8] = b"trust";
 /// sled's page cache here: the ends of the log and of the trust state, many times over.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Questions of the API that may wait for the loop.
-const ASKS_MAX: usize = 256;
+/// Looks at the core that may wait for the loop: what it can answer within its [`handle`]'s patience, many times over.
+const LOOKS_MAX: usize = 256;
+
+/// Documents, people's and found ones, that may wait for the loop. Whoever brings one more waits for a place.
+const DOCUMENTS_MAX: usize = 256;
 
 /// Runs a coordinator until it is told to stop.
 ///
@@ -94,16 +98,24 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     .map_err(not_listening)?;
 
     let (committer, released) = Committer::start(store)?;
-    let (asks, asked) = mpsc::channel::<Ask>(ASKS_MAX);
+    let (looks, looking) = mpsc::channel(LOOKS_MAX);
+    let (documents, handed) = mpsc::channel(DOCUMENTS_MAX);
+    let remote = remote(&home, &config).await?;
+    let api_listening = remote.as_ref().and_then(|remote| remote.socket.local_addr().ok());
     let socket = home.path().join(crate::client::SOCKET);
-    let api = tokio::spawn(api::serve(listen(&socket)?, Handle { log: reader, asks }));
+    let local = listen(&socket)?;
+    let api = tokio::spawn(api::serve(local, remote, Handle { log: reader, looks, documents }));
     let listening = mesh.listen_addresses().await.join(", ");
+    if let Some(api) = api_listening {
+        tracing::info!(%api, "the API is open to callers with certificates");
+    }
     tracing::info!(server = %me.server, site = %me.site, %listening, "the coordinator runs");
 
-    let (found, found_waiting) = mpsc::channel(ASKS_MAX);
+    let (found, found_waiting) = mpsc::channel(DOCUMENTS_MAX);
     let outbox = Outbox::new(mesh.clone(), key, me.server.clone());
     let driver = Driver::new(core, log, trust, me, gate, mesh, committer, found, home.enrolments());
-    let incoming = Incoming { mesh: mesh_events, asks: asked, found: found_waiting, released };
+    let incoming =
+        Incoming { mesh: mesh_events, documents: handed, looks: looking, found: found_waiting, released };
     let ended = driver.run(incoming, outbox, told_to_stop).await;
     supervisor::stopping();
     api.abort();
@@ -131,6 +143,22 @@ fn listen(socket: &Path) -> Result<UnixListener, Failure> {
         Failure::new(Exit::Environment, what)
             .advise("a socket's path has at most 107 bytes, and its directory must be writable")
     })
+}
+
+/// The way in over the network, if one was asked for.
+async fn remote(home: &Home, config: &Config) -> Result<Option<api::Remote>, Failure> {
+    let Some(address) = &config.api.listen else { return Ok(None) };
+    let acceptor = TlsAcceptor::from(config.api.pem(home.path()).server()?);
+    let failed = |error: std::io::Error| {
+        let exit = match error.kind() {
+            std::io::ErrorKind::InvalidInput => Exit::BadInput,
+            _ => Exit::Environment,
+        };
+        Failure::new(exit, anyhow!(error).context(format!("the API cannot listen on {address}")))
+            .advise("write ip:port, of an address of this machine and a port that is free")
+    };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    Ok(Some(api::Remote { socket, acceptor }))
 }
 
 /// What people signed: the state that was kept, and whatever the files say beyond it.

@@ -90,14 +90,21 @@ impl Home {
 
     /// Starts a coordinator here, on a port that the kernel chooses. Returns once it said that it runs.
     pub fn serve(&self) -> Serving {
+        self.serve_with(&[])
+    }
+
+    /// The same, with more options.
+    pub fn serve_with(&self, options: &[&str]) -> Serving {
         let mut child = self
             .command(&["--log-format", "json", "serve", "--listen", "127.0.0.1:0"])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
+        let mut api = None;
         let address = loop {
             let Some(line) = lines.next().map(Result::unwrap) else {
                 panic!("the coordinator ended: {:?}\n{}", child.wait(), said.join("\n"));
@@ -106,12 +113,13 @@ impl Home {
             if let Some(address) = told["listening"].as_str() {
                 break address.to_owned();
             }
+            api = told["api"].as_str().map(str::to_owned).or(api);
             said.push(line);
         };
         // Read on, so that it never waits for a full pipe. Ends with the process.
         let (tell, said) = std::sync::mpsc::channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Serving { child, address, said }
+        Serving { child, address, api, said }
     }
 }
 
@@ -119,6 +127,8 @@ impl Home {
 pub struct Serving {
     child: Child,
     pub address: String,
+    /// Where its API listens, if over the network.
+    pub api: Option<String>,
     said: std::sync::mpsc::Receiver<String>,
 }
 

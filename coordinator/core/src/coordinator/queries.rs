@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{CampaignId, ServerId};
@@ -51,6 +52,13 @@ impl Coordinator {
     #[must_use]
     pub fn leases(&self, now: Now) -> Vec<LeaseView> {
         self.state.leases.keys().filter_map(|server| self.lease(server, now)).collect()
+    }
+
+    /// The first few of those leases whose servers' names come behind one.
+    #[must_use]
+    pub fn leases_behind(&self, behind: Option<&ServerId>, most: usize, now: Now) -> Vec<LeaseView> {
+        let names = self.state.leases.range(range_behind(behind)).map(|(server, _)| server);
+        names.filter_map(|server| self.lease(server, now)).take(most).collect()
     }
 
     fn lease(&self, server: &ServerId, now: Now) -> Option<LeaseView> {
@@ -129,12 +137,13 @@ impl Coordinator {
             .filter(|server| server.is_counted() && self.state.selects(campaign, &server.member))
     }
 
-    /// Every server known that a plan could upgrade, by name: coordinators and origins are none. Those that are
-    /// out are among them, and say so: whoever looks for one must not think it was never there.
+    /// Servers known that a plan could upgrade, by name, the first few of those behind one: coordinators and origins are
+    /// none. Those that are out are among them, and say so: whoever looks for one must not think it was never there.
     #[must_use]
-    pub fn servers(&self, now: Now) -> Vec<ServerView> {
-        let upgraded = self.state.servers.values().filter(|server| server.member.role == Role::Agent);
-        upgraded.filter_map(|server| self.server(&server.member.server, now)).collect()
+    pub fn servers_behind(&self, behind: Option<&ServerId>, most: usize, now: Now) -> Vec<ServerView> {
+        let known = self.state.servers.range(range_behind(behind));
+        let upgraded = known.filter(|server| server.member.role == Role::Agent);
+        upgraded.filter_map(|server| self.server(&server.member.server, now)).take(most).collect()
     }
 
     /// One server.
@@ -244,4 +253,9 @@ impl Coordinator {
                 .is_some_and(|attempts| attempts.plan == found.terms.plan),
         }
     }
+}
+
+/// All names behind one, or all there are.
+fn range_behind(behind: Option<&ServerId>) -> (Bound<&ServerId>, Bound<&ServerId>) {
+    (behind.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
