@@ -126,5 +126,8 @@ pub const STOP_WINDOW_MAX: u32 = 1_000;
 /// Most pauses that one resume ends: every tier, site and hardware model of a large fleet.
 pub const PAUSES_PER_RESUME_MAX: usize = 256;
 
+/// Most limits that one curb lowers: each tier and many sites and clusters. More are a new plan.
+pub const LOWERED_MAX: usize = 64;
+
 /// Most rules of order in one plan: a service map of a large base.
 pub const ORDER_RULES_MAX: usize = 64;

@@ -42,11 +42,13 @@ pub enum Kind {
     Reap,
     /// Lets a batch of a stage start, or takes that back.
     Approval,
+    /// Restrains a campaign or a server by hand, or releases the server.
+    Curb,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TrustRoot,
         Self::Enrolment,
         Self::Revocation,
@@ -55,9 +57,10 @@ impl Kind {
         Self::Resume,
         Self::Reap,
         Self::Approval,
+        Self::Curb,
     ];
 
-    /// The role that signs this kind.
+    /// The role that signs this kind. To release a server, a curb takes the resume role.
     #[must_use]
     pub fn role(self) -> RoleName {
         match self {
@@ -69,6 +72,7 @@ impl Kind {
             Self::Resume => RoleName::Resume,
             Self::Reap => RoleName::Reap,
             Self::Approval => RoleName::Approve,
+            Self::Curb => RoleName::Halt,
         }
     }
 
@@ -84,6 +88,7 @@ impl Kind {
             Self::Resume => "resume@lunar-upgrade",
             Self::Reap => "reap@lunar-upgrade",
             Self::Approval => "approve@lunar-upgrade",
+            Self::Curb => "curb@lunar-upgrade",
         }
     }
 }
@@ -99,6 +104,7 @@ impl fmt::Display for Kind {
             Self::Resume => "resume",
             Self::Reap => "reap",
             Self::Approval => "approval",
+            Self::Curb => "curb",
         })
     }
 }

@@ -330,6 +330,31 @@ pub enum WaitReason {
         /// Who may approve: the plan's author may not.
         may: Vec<KeyName>,
     },
+    /// People have paused the campaign, or a part of it that the server belongs to.
+    PausedByHand {
+        /// What is.
+        scope: PauseScope,
+        /// The pause: only a signed resume that names it goes on.
+        pause: PauseId,
+        /// Why.
+        why: String,
+        /// Who signed.
+        signers: Vec<KeyName>,
+    },
+    /// People hold this server back, in whatever campaign, until it is released.
+    Quarantined {
+        /// Why.
+        why: String,
+        /// Who signed.
+        signers: Vec<KeyName>,
+    },
+    /// People have cancelled the campaign: nothing starts by the plan in force any more.
+    Cancelled {
+        /// Why.
+        why: String,
+        /// Who signed.
+        signers: Vec<KeyName>,
+    },
 }
 
 /// Why a batch is not approved.

@@ -5,6 +5,7 @@
 //! the simulator and the programs share this crate to the letter.
 
 pub mod bounds;
+pub mod curb;
 pub mod document;
 pub mod enrolment;
 pub mod gate;

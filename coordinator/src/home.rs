@@ -9,6 +9,7 @@
 //! plans/<campaign>-<generation>.toml plans as they are written and signed
 //! documents/<kind>-….toml            halts, resumes, reaps, revocations, published plans
 //! approvals/<campaign>-….toml        approvals of batches, and their withdrawals
+//! curbs/<campaign>-<n>.toml          pauses by hand, lower limits, cancellations; `_fleet`: servers in quarantine
 //! artifacts/                         packs and manifests
 //! ```
 //!
@@ -69,6 +70,12 @@ impl Home {
     #[must_use]
     pub fn approvals(&self) -> PathBuf {
         self.0.join("approvals")
+    }
+
+    /// What is restrained by hand: judged when it is handed over, and kept in the log then.
+    #[must_use]
+    pub fn curbs(&self) -> PathBuf {
+        self.0.join("curbs")
     }
 
     /// Packs and manifests.

@@ -22,4 +22,5 @@ fuzz_target!(|bytes: &[u8]| {
     read::<Resume>(bytes);
     read::<Reap>(bytes);
     read::<Approval>(bytes);
+    read::<lunar_common::curb::Curb>(bytes);
 });

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Approval, Halt, Kind, Reap, Resume};
 use crate::bounds::{DOCUMENT_BYTES_MAX, PAUSES_PER_RESUME_MAX, TEXT_BYTES_MAX};
+use crate::curb::Curb;
 use crate::ids::{FleetId, Sequence};
 use crate::time::WallTime;
 
@@ -288,6 +289,22 @@ impl Document for Reap {
     }
     fn problems(&self) -> Vec<Problem> {
         small_problems(self.format, self.sequence, &self.reason)
+    }
+}
+
+impl Document for Curb {
+    const KIND: Kind = Kind::Curb;
+    fn fleet(&self) -> &FleetId {
+        &self.fleet
+    }
+    fn issued(&self) -> WallTime {
+        self.issued
+    }
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = small_problems(self.format, self.sequence, &self.reason);
+        check_expiry(&mut problems, self.issued, self.expires);
+        self.check(&mut problems);
+        problems
     }
 }
 

@@ -97,8 +97,9 @@ impl TrustState {
             Kind::Halt => self.accept_halt(document, wall),
             Kind::Resume => self.accept_resume(document, wall),
             Kind::Reap => self.accept_reap(document, wall),
-            // Checked by [`TrustState::approval`] where leases are granted, and kept in the log there.
+            // Checked by these where leases are granted, and kept in the log there.
             Kind::Approval => Err(self.approval(document, wall).err().unwrap_or(Refusal::NotForUs)),
+            Kind::Curb => Err(self.curb(document, wall).err().unwrap_or(Refusal::NotForUs)),
         }
     }
 
@@ -558,7 +559,16 @@ pub(super) fn unsigned_under(root: &TrustRoot, kind: Kind, found: &Signatures) -
 
 /// What is missing for the entry that is nearest to being met.
 pub(super) fn describe_unsigned(root: &TrustRoot, kind: Kind, found: &Signatures) -> Unsigned {
-    let name = kind.role();
+    describe_unsigned_as(root, kind, kind.role(), found)
+}
+
+/// The same, where the content says which role it takes.
+pub(super) fn describe_unsigned_as(
+    root: &TrustRoot,
+    kind: Kind,
+    name: RoleName,
+    found: &Signatures,
+) -> Unsigned {
     let missing = |role: &&TrustRole| {
         role.threshold.saturating_sub(u32::try_from(found.counted(role).len()).unwrap_or(u32::MAX))
     };

@@ -65,33 +65,13 @@ impl TrustState {
         if met.is_empty() {
             return Err(self.not_approved(&found, Some(&plan.author)));
         }
-        let now = self.trusted_time(wall);
-        let role = Kind::Approval.role();
-        let is_valid = |role: &&&TrustRole| {
-            valid_at(role, approval.issued) && role.valid_until.is_none_or(|until| now <= until)
-        };
-        let valid: Vec<&TrustRole> = met.iter().filter(is_valid).copied().collect();
-        if valid.is_empty() {
-            return Err(Refusal::OutOfValidity { kind: Kind::Approval, role, issued: approval.issued });
-        }
         let select = reach(plan, stage);
-        let reaching: Vec<&TrustRole> =
-            valid.into_iter().filter(|role| Reach::Selected(&select).within(role)).collect();
-        if reaching.is_empty() {
-            return Err(Refusal::OutOfScope { kind: Kind::Approval, role });
-        }
+        let met = self.still(met, &approval, Reach::Selected(&select), wall)?;
+        let now = self.trusted_time(wall);
         if now > approval.expires {
-            return Err(Refusal::ApprovalExpired { expired: approval.expires, now });
+            return Err(Refusal::Expired { kind: Kind::Approval, expired: approval.expires, now });
         }
-        let mut signers = BTreeSet::new();
-        for role in reaching {
-            for good in found.counted(role) {
-                signers.extend(good.names.intersection(&role.keys).cloned());
-            }
-        }
-        let signatures = found.good.values().map(|good| good.armoured.clone()).collect();
-        let kept = SignedDocument { kind: Kind::Approval, body: document.body.clone(), signatures };
-        Ok(Arc::new(Verified::new(approval, signers, Arc::new(kept))))
+        Ok(taken(approval, document, &found, &met))
     }
 
     /// Who may approve by the trust root in force.
@@ -105,6 +85,26 @@ impl TrustState {
         }
     }
 
+    /// Those of the entries that were met which count now, and reach as far as the document does.
+    pub(super) fn still<'a, T: Document>(
+        &self,
+        met: Vec<&'a TrustRole>,
+        document: &T,
+        reach: Reach<'_>,
+        wall: WallTime,
+    ) -> Result<Vec<&'a TrustRole>, Refusal> {
+        let (kind, issued, now) = (T::KIND, document.issued(), self.trusted_time(wall));
+        let role = met.first().map_or(kind.role(), |role| role.name);
+        let is_valid =
+            |role: &&TrustRole| valid_at(role, issued) && role.valid_until.is_none_or(|until| now <= until);
+        let valid: Vec<&TrustRole> = met.into_iter().filter(is_valid).collect();
+        if valid.is_empty() {
+            return Err(Refusal::OutOfValidity { kind, role, issued });
+        }
+        let reaching: Vec<&TrustRole> = valid.into_iter().filter(|role| reach.within(role)).collect();
+        if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role }) } else { Ok(reaching) }
+    }
+
     fn not_approved(&self, found: &Signatures, author: Option<&KeyName>) -> Refusal {
         let mut unsigned = describe_unsigned(self.root(), Kind::Approval, found);
         unsigned.could.retain(|name| Some(name) != author);
@@ -112,7 +112,25 @@ impl TrustState {
     }
 }
 
-fn counts(found: &Signatures, role: &TrustRole) -> bool {
+/// The document with its good signatures, and who of these entries signed.
+pub(super) fn taken<T>(
+    content: T,
+    document: &SignedDocument,
+    found: &Signatures,
+    met: &[&TrustRole],
+) -> Arc<Verified<T>> {
+    let mut signers = BTreeSet::new();
+    for role in met {
+        for good in found.counted(role) {
+            signers.extend(good.names.intersection(&role.keys).cloned());
+        }
+    }
+    let signatures = found.good.values().map(|good| good.armoured.clone()).collect();
+    let kept = SignedDocument { kind: document.kind, body: document.body.clone(), signatures };
+    Arc::new(Verified::new(content, signers, Arc::new(kept)))
+}
+
+pub(super) fn counts(found: &Signatures, role: &TrustRole) -> bool {
     !found.counted(role).is_empty()
 }
 
@@ -234,7 +252,7 @@ mod tests {
     #[test]
     fn an_approval_that_is_late_or_made_for_something_else_is_refused() {
         let late = state().approval(&signed(Kind::Approval, &text(""), &[2, 4]), at(HOUR + 1)).unwrap_err();
-        assert!(matches!(late, Refusal::ApprovalExpired { .. }), "{late}");
+        assert!(matches!(late, Refusal::Expired { .. }), "{late}");
         let mut other = signed(Kind::Resume, &text(""), &[2, 4]);
         other.kind = Kind::Approval;
         let said = unsigned(state().approval(&other, NOW).unwrap_err()).to_string();

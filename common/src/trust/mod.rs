@@ -6,6 +6,7 @@
 
 mod accept;
 mod approval;
+mod curb;
 mod refusal;
 mod root;
 mod signature;

@@ -167,16 +167,18 @@ pub enum Refusal {
         /// The stage.
         stage: StageName,
     },
-    /// An approval past its expiry.
-    #[error("the approval expired at {expired}; it is {now} now: sign a new one")]
-    ApprovalExpired {
+    /// An approval or a curb past its expiry.
+    #[error("the {kind} expired at {expired}; it is {now} now: sign a new one")]
+    Expired {
+        /// Which kind.
+        kind: Kind,
         /// When.
         expired: WallTime,
         /// Trusted time.
         now: WallTime,
     },
     /// Handed to a machine that does not decide by it.
-    #[error("an approval is judged where leases are granted: hand it to a coordinator")]
+    #[error("approvals and curbs are judged where leases are granted: hand it to a coordinator")]
     NotForUs,
     /// No room left.
     #[error("no room for another {what}: {max} are kept")]
@@ -213,7 +215,7 @@ impl Refusal {
             | Self::UnknownServer { .. }
             | Self::OtherPlan { .. }
             | Self::UnknownStage { .. }
-            | Self::ApprovalExpired { .. }
+            | Self::Expired { .. }
             | Self::NotForUs
             | Self::Full { .. } => false,
         }

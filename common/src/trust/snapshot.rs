@@ -169,7 +169,7 @@ impl TrustState {
                 self.reaps.insert(reap.server.clone(), reap);
                 Ok(())
             }
-            Kind::Approval => Err(Refusal::NotForUs),
+            Kind::Approval | Kind::Curb => Err(Refusal::NotForUs),
         }
     }
 

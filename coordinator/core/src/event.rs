@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lunar_common::curb::Measure;
 use lunar_common::enrolment::{Enrolment, Role};
 use lunar_common::gate::{Demand, Evidence as Shown};
 use lunar_common::ids::{
@@ -21,6 +22,7 @@ use lunar_common::time::{WallTime, millis};
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::approval::{ApprovalTerms, Word};
+use crate::campaign::curb::ByHand;
 use crate::campaign::rules::{Labels, Rules};
 use crate::campaign::window::WindowTerms;
 
@@ -318,6 +320,15 @@ pub enum EventBody {
         /// What they said.
         word: Word,
     },
+    /// People restrained a campaign or a server by hand, or released the server.
+    Curbed {
+        /// The campaign; `None`: it is about a server, in all of them.
+        campaign: Option<CampaignId>,
+        /// How.
+        what: Measure,
+        /// By whose word.
+        by: ByHand,
+    },
 }
 
 /// What an event says of a lease: enough to count leases from a log, without the ledger.
@@ -371,6 +382,7 @@ impl EventBody {
             | Self::FellSilent { server, .. }
             | Self::Arrived { server, .. } => Some(server),
             Self::Paused { pause } => Some(&pause.server),
+            Self::Curbed { what: Measure::Quarantine(server) | Measure::Release(server), .. } => Some(server),
             Self::CoordinatorStarted { .. }
             | Self::Recovered { .. }
             | Self::PlanAccepted { .. }
@@ -383,6 +395,7 @@ impl EventBody {
             | Self::StopRules { .. }
             | Self::PlanApprovals { .. }
             | Self::Approved { .. }
+            | Self::Curbed { .. }
             | Self::Unpaused { .. } => None,
         }
     }
@@ -428,7 +441,8 @@ impl EventBody {
             | Self::Unpaused { .. }
             | Self::PlanWindows { .. }
             | Self::PlanApprovals { .. }
-            | Self::Approved { .. } => return None,
+            | Self::Approved { .. }
+            | Self::Curbed { .. } => return None,
         };
         Some(LeaseNews { server, lease, step })
     }

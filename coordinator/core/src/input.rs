@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use lunar_common::curb::Curb;
 use lunar_common::document::{Approval, Halt, Reap, Resume, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
@@ -42,6 +43,8 @@ pub enum Input {
     Reap(Arc<Verified<Reap>>),
     /// People approve a batch of a stage, or take that back. The core keeps it: the trust state does not.
     Approval(Arc<Verified<Approval>>),
+    /// People restrain a campaign or a server by hand, or release the server. The core keeps it: the trust state does not.
+    Curb(Arc<Verified<Curb>>),
     /// A server asks to go down.
     Claim {
         /// Answered with [`crate::effect::Answer::Granted`], `Wait` or `Refused`.

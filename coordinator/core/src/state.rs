@@ -20,6 +20,7 @@ use lunar_common::time::millis;
 use crate::campaign::anomaly::pause::Pauses;
 use crate::campaign::anomaly::{Place, Watch};
 use crate::campaign::approval::{ApprovalTerms, Approvals};
+use crate::campaign::curb::Curbs;
 use crate::campaign::order::Order;
 use crate::campaign::rules::{Labels, Picks, Rules};
 use crate::campaign::stage::{Candidate, Ending, NO_STAGE, Stages};
@@ -45,6 +46,8 @@ pub(crate) struct State {
     pub(crate) stops_next: BTreeMap<CampaignId, (DocumentHash, Arc<StopRules>)>,
     /// Pauses in force. They outlive the plans by whose rules they came.
     pub(crate) pauses: Pauses,
+    /// What people restrain by hand.
+    pub(crate) curbs: Curbs,
     /// Approvals that plans ask for that come with the next event of their campaign.
     pub(crate) approvals_next: BTreeMap<CampaignId, (DocumentHash, ApprovalTerms)>,
     /// Labels of the machines that have any.
@@ -313,6 +316,13 @@ impl State {
             }
             EventBody::FellSilent { server, lease } => self.fell_silent(server, *lease),
             EventBody::Paused { pause } => self.pauses.begin(pause),
+            EventBody::Curbed { campaign, what, by } => {
+                let found = campaign.as_ref().and_then(|campaign| self.campaigns.get(campaign));
+                let plan = found.map(|found| found.terms.plan);
+                self.curbs.take(campaign.as_ref(), plan, what, by);
+            }
+            EventBody::Unpaused { campaign, scope, pause, .. } if self.curbs.end(campaign, scope, *pause) => {
+            }
             EventBody::Unpaused { campaign, scope, pause: _, sequence: _, reason: _, signers: _ } => {
                 self.pauses.end(campaign, scope);
                 if let Some(watch) = self.campaigns.get_mut(campaign).and_then(|found| found.watch.as_mut()) {
@@ -384,6 +394,7 @@ impl State {
 
     fn accept(&mut self, terms: &Terms) {
         let terms = Arc::new(terms.clone());
+        self.curbs.replan(&terms.campaign);
         let rules = self.rules_next.remove(&terms.campaign).filter(|(plan, _)| *plan == terms.plan);
         let Rules { picks, stages, order } = rules.map(|(_, rules)| rules).unwrap_or_default();
         let outcomes = match self.campaigns.get(&terms.campaign) {

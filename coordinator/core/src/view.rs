@@ -13,11 +13,12 @@ use lunar_common::ids::{
 };
 use lunar_common::lease::{Holder, LeaseOutcome, LeaseState, LimitScope, Occupancy, WaitReason};
 use lunar_common::message::{BytesBySource, CampaignStatus};
-use lunar_common::pause::Pause;
+use lunar_common::pause::{Pause, PauseScope};
 use lunar_common::phase::Phase;
 use lunar_common::time::WallTime;
 use serde::{Deserialize, Serialize};
 
+use crate::campaign::curb::ByHand;
 use crate::event::{LimitTable, Member};
 
 /// The coordinator in one look.
@@ -39,6 +40,9 @@ pub struct StatusView {
     pub leases: usize,
     /// Halts in force.
     pub halts: Vec<HaltView>,
+    /// The number of the newest curb of a server.
+    #[serde(default)]
+    pub curbs: Sequence,
 }
 
 /// A halt in force.
@@ -110,6 +114,41 @@ pub struct CampaignView {
     /// What of it is paused, the widest first.
     #[serde(default)]
     pub pauses: Vec<PauseView>,
+    /// What of it people restrain by hand.
+    #[serde(default)]
+    pub by_hand: HandView,
+}
+
+/// What people restrain by hand in a campaign.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandView {
+    /// The number of the newest curb.
+    pub sequence: Sequence,
+    /// What is paused, the widest first.
+    pub pauses: Vec<HandPauseView>,
+    /// Limits that are lower than signed.
+    pub lowered: Vec<LoweredView>,
+    /// Whether the plan in force is cancelled, and by whom.
+    pub cancelled: Option<ByHand>,
+}
+
+/// A pause by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandPauseView {
+    /// What is paused.
+    pub scope: PauseScope,
+    /// By whose word; a resume that names its id ends it, and nothing else does.
+    #[serde(flatten)]
+    pub by: ByHand,
+}
+
+/// A limit that is lower than signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoweredView {
+    /// Where.
+    pub scope: LimitScope,
+    /// Most servers down there at once.
+    pub to: u32,
 }
 
 /// A pause in force.
@@ -234,6 +273,9 @@ pub struct ServerView {
     pub revoked: bool,
     /// Whether an operator wrote it off.
     pub written_off: bool,
+    /// By whose word it is held back from starting, in whatever campaign.
+    #[serde(default)]
+    pub quarantined: Option<ByHand>,
     /// Milliseconds since it was last heard; `None`: not in this life.
     pub silent_ms: Option<u64>,
     /// Its last verdict on itself in this life.

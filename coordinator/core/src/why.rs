@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use lunar_common::ids::{CampaignId, ServerId};
+use lunar_common::ids::{CampaignId, KeyName, ServerId};
 use lunar_common::lease::{Holder, Lapse, LeaseState, Occupancy, WaitReason};
 
 use crate::view::Why;
@@ -94,12 +94,24 @@ pub fn sentence(server: &ServerId, reason: &WaitReason) -> String {
              resume of pause {pause}",
             anomaly.rule()
         ),
+        WaitReason::PausedByHand { scope, pause, why, signers } => format!(
+            "{server} waits: {scope} was paused by {}: {why}; it goes on after a signed resume of pause {pause}",
+            named(signers)
+        ),
+        WaitReason::Quarantined { why, signers } => format!(
+            "{server} is in quarantine by {}: {why}; it goes on after a signed release",
+            named(signers)
+        ),
+        WaitReason::Cancelled { why, signers } => format!(
+            "{server} does not start: the campaign was cancelled by {}: {why}; only a new generation of its plan goes on",
+            named(signers)
+        ),
         WaitReason::NoStage => format!(
             "{server} does not start: the plan selects it and none of its stages does; sign a new generation \
              with a stage for it"
         ),
         WaitReason::Approval { stage, batch, servers, lapse, need, may } => {
-            let names = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let names = named(may);
             let is_not = match lapse {
                 Lapse::Never => "is not approved".to_owned(),
                 Lapse::Withdrawn => "was approved, and that was withdrawn".to_owned(),
@@ -156,4 +168,8 @@ fn list(holders: &[Holder], taken: u32) -> String {
         write!(text, " and {} more", taken - named).expect("a String takes all that is written");
     }
     text
+}
+
+fn named(names: &[KeyName]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

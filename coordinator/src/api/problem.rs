@@ -122,7 +122,8 @@ impl From<DocumentRefused> for Failed {
             }
             DocumentRefused::Trust(Refusal::Replayed { .. } | Refusal::Conflict { .. })
             | DocumentRefused::Reap(_)
-            | DocumentRefused::Approval(_) => (StatusCode::CONFLICT, "the document is refused"),
+            | DocumentRefused::Approval(_)
+            | DocumentRefused::Curb(_) => (StatusCode::CONFLICT, "the document is refused"),
             DocumentRefused::Trust(_) => (StatusCode::FORBIDDEN, "the document is refused"),
         };
         Self::new(status, title, refused)

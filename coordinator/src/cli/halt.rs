@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use lunar_common::document::{Halt, Kind, Reap, Resume};
 use lunar_common::ids::{CampaignId, LeaseId, PauseId, Sequence, ServerId};
+use lunar_common::pause::PauseScope;
 use lunar_common::trust::{Counted, TrustState};
-use lunar_coordinator_core::view::{CampaignView, PauseView};
+use lunar_coordinator_core::view::CampaignView;
 use lunar_host::clock;
 use lunar_host::exit::{Exit, Failure};
 
@@ -230,21 +231,23 @@ fn pauses_named(
     }
     let client = Client::of(common)?;
     let found: CampaignView = block_on(client.get(&format!("/campaigns/{campaign}")))?;
-    named.iter().map(|name| pause_named(name, &found.pauses)).collect()
+    let by_rules = found.pauses.iter().map(|pause| (pause.id, &pause.pause.scope));
+    let by_hand = found.by_hand.pauses.iter().map(|pause| (pause.by.id, &pause.scope));
+    let pauses: Vec<_> = by_rules.chain(by_hand).collect();
+    named.iter().map(|name| pause_named(name, &pauses)).collect()
 }
 
 /// The one pause in force that a name means.
-fn pause_named(name: &str, pauses: &[PauseView]) -> Result<PauseId, Failure> {
-    let means = |pause: &&PauseView| {
-        let begins = name.len() >= PAUSE_DIGITS_MIN && pause.id.to_string().starts_with(name);
-        begins || pause.pause.scope.to_string() == name
+fn pause_named(name: &str, pauses: &[(PauseId, &PauseScope)]) -> Result<PauseId, Failure> {
+    let means = |(id, scope): &&(PauseId, &PauseScope)| {
+        let begins = name.len() >= PAUSE_DIGITS_MIN && id.to_string().starts_with(name);
+        begins || scope.to_string() == name
     };
     let mut found = pauses.iter().filter(means);
-    if let (Some(pause), None) = (found.next(), found.next()) {
-        return Ok(pause.id);
+    if let (Some((id, _)), None) = (found.next(), found.next()) {
+        return Ok(*id);
     }
-    let known: Vec<String> =
-        pauses.iter().map(|pause| format!("{} ({:.16})", pause.pause.scope, pause.id)).collect();
+    let known: Vec<String> = pauses.iter().map(|(id, scope)| format!("{scope} ({id:.16})")).collect();
     let known = if known.is_empty() { "nothing is paused".to_owned() } else { known.join(", ") };
     Err(Failure::new(Exit::BadInput, anyhow!("{name:?} is none of this campaign's pauses: {known}"))
         .advise("name one as `lunar-coordinator status` shows it"))
@@ -272,28 +275,22 @@ pub(super) fn highest_name(directory: &Path, prefixes: &[&str]) -> Result<u64, F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lunar_common::ids::DocumentHash;
     use lunar_common::limits::Tier;
-    use lunar_common::pause::{Anomaly, Pause, PauseScope};
-
-    fn paused(scope: PauseScope, id: u8) -> PauseView {
-        let anomaly = Anomaly::Failed { failed: 1, tried: 1, stop_at: 1 };
-        let (campaign, server) = (CampaignId::new("web-2").unwrap(), ServerId::new("srv-7").unwrap());
-        let pause =
-            Pause { campaign, plan: DocumentHash([1; 32]), scope, server, lease: LeaseId(1), anomaly };
-        PauseView { id: PauseId([id; 32]), told: anomaly.to_string(), pause }
-    }
 
     #[test]
     fn a_pause_is_named_by_what_is_paused_or_by_how_its_id_begins_if_that_is_one() {
-        let pauses = [paused(PauseScope::Tier(Tier::One), 0xab), paused(PauseScope::Campaign, 0xcd)];
+        let (one, two, all) =
+            (PauseScope::Tier(Tier::One), PauseScope::Tier(Tier::Two), PauseScope::Campaign);
+        let pauses = [(PauseId([0xab; 32]), &one), (PauseId([0xcd; 32]), &all)];
         assert_eq!(pause_named("tier 1", &pauses).unwrap(), PauseId([0xab; 32]));
         assert_eq!(pause_named("cdcdcdcd", &pauses).unwrap(), PauseId([0xcd; 32]));
         for name in ["tier 2", "cdcdcd", "ffffffff", ""] {
             let told = pause_named(name, &pauses).unwrap_err().to_string();
             assert!(told.contains("tier 1 (abababababababab), the campaign (cdcdcdcdcdcdcdcd)"), "{told}");
         }
-        let same = [paused(PauseScope::Tier(Tier::One), 7), paused(PauseScope::Tier(Tier::Two), 7)];
+        let same = [(PauseId([7; 32]), &one), (PauseId([7; 32]), &two)];
         assert!(pause_named("07070707", &same).is_err(), "two begin like this");
+        let both = [(PauseId([7; 32]), &one), (PauseId([8; 32]), &one)];
+        assert!(pause_named("tier 1", &both).is_err(), "by a rule, and by hand");
     }
 }

@@ -45,7 +45,11 @@ impl HandOver {
         text: &str,
     ) -> CommandResult {
         let home = Home::new(&common.home);
-        let directory = if kind == Kind::Approval { home.approvals() } else { home.documents() };
+        let directory = match kind {
+            Kind::Approval => home.approvals(),
+            Kind::Curb => home.curbs(),
+            _ => home.documents(),
+        };
         let path = directory.join(name);
         check_kind(&path, kind, text.as_bytes())?;
         if self.dry_run {
@@ -79,6 +83,7 @@ impl HandOver {
             sign_command: match kind {
                 Kind::Resume => format!("lunar-coordinator resume --sign {} --key FILE", path.display()),
                 Kind::Approval => format!("lunar-coordinator approve --sign {} --key FILE", path.display()),
+                Kind::Curb => format!("lunar-coordinator quarantine --sign {} --key FILE", path.display()),
                 _ => format!("repeat the command with a key that may sign a {kind}"),
             },
             publish: (!self.no_publish).then_some(&self.via),

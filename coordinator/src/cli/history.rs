@@ -3,6 +3,7 @@
 //! Owns the one-line telling of an event. Main invariant: every kind of event has its line; a new kind does
 //! not compile until it has one.
 
+use lunar_common::curb::Measure;
 use lunar_common::ids::{CampaignId, LogIndex, ServerId};
 use lunar_common::lease::LeaseOutcome;
 use lunar_coordinator_core::event::{EventBody, Evidence};
@@ -50,6 +51,19 @@ impl HistoryCommand {
         let path =
             self.server.as_ref().map_or("/events".to_owned(), |server| format!("/servers/{server}/history"));
         client.get_all(&format!("{path}?since={}&limit={EVENTS_PER_PAGE}", self.since)).await
+    }
+}
+
+fn curbed(what: &Measure) -> String {
+    match what {
+        Measure::Pause(scope) => format!("{scope} paused by hand"),
+        Measure::Quarantine(server) => format!("{server} put in quarantine"),
+        Measure::Release(server) => format!("{server} released from quarantine"),
+        Measure::Lower(lowered) => {
+            let to = lowered.iter().map(|lower| format!("{} to {}", lower.scope, lower.to));
+            format!("limits lowered ({})", to.collect::<Vec<_>>().join(", "))
+        }
+        Measure::Cancel => "the plan cancelled".to_owned(),
     }
 }
 
@@ -125,6 +139,12 @@ pub(crate) fn tell(event: &EventBody) -> String {
                 signers.join(", "),
                 word.reason
             )
+        }
+        EventBody::Curbed { campaign, what, by } => {
+            let signers: Vec<_> = by.signers.iter().map(ToString::to_string).collect();
+            let (signers, why) = (signers.join(", "), &by.reason);
+            let of = campaign.as_ref().map_or(String::new(), |campaign| format!(" of {campaign}"));
+            format!("{}{of} (sequence {}), signed by {signers}: {why}", curbed(what), by.sequence)
         }
         EventBody::PlanWindows { campaign, windows, .. } => {
             let weekly = windows.windows.weekly.iter().map(|window| window.name.to_string());

@@ -6,6 +6,7 @@
 mod approve;
 mod artifact;
 mod audit;
+mod curb;
 mod enroll;
 mod halt;
 mod hand_over;
@@ -86,6 +87,10 @@ enum Command {
     Plan(plan::PlanCommand),
     Halt(halt::HaltCommand),
     Resume(halt::ResumeCommand),
+    Pause(curb::PauseCommand),
+    Lower(curb::LowerCommand),
+    Cancel(curb::CancelCommand),
+    Quarantine(curb::QuarantineCommand),
     Approve(approve::ApproveCommand),
     Batches(approve::BatchesCommand),
     #[command(subcommand)]
@@ -153,6 +158,10 @@ fn run(arguments: Arguments) -> CommandResult {
         Command::Plan(command) => command.run(common),
         Command::Halt(command) => command.run(common),
         Command::Resume(command) => command.run(common),
+        Command::Pause(command) => command.run(common),
+        Command::Lower(command) => command.run(common),
+        Command::Cancel(command) => command.run(common),
+        Command::Quarantine(command) => command.run(common),
         Command::Approve(command) => command.run(common),
         Command::Batches(command) => command.run(common),
         Command::Artifact(command) => command.run(common),

@@ -3,6 +3,7 @@
 //! Owns the flags for keys and for the way a document takes into the mesh. Main invariant: what is handed over
 //! passed this directory's own gate first, so that a mistake is told here and not by 10,000 servers.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -144,6 +145,7 @@ pub fn check_kind(path: &Path, kind: Kind, body: &[u8]) -> Result<(), Failure> {
         Kind::Resume => check::<Resume>(path, body).map(drop),
         Kind::Reap => check::<Reap>(path, body).map(drop),
         Kind::Approval => check::<Approval>(path, body).map(drop),
+        Kind::Curb => check::<lunar_common::curb::Curb>(path, body).map(drop),
     }
 }
 
@@ -260,13 +262,20 @@ impl Finish<'_> {
         sign(self.path, self.kind, Some(self.trust), with)?;
         let document = load(self.path, self.kind)?;
         let status = match self.kind {
-            Kind::Approval => self.approval_status(&document)?,
+            Kind::Approval => {
+                let judged = self.trust.approval(&document, clock::wall());
+                self.status_of_word(judged.map(|approval| approval.signers().clone()))?
+            }
+            Kind::Curb => {
+                let judged = self.trust.curb(&document, clock::wall());
+                self.status_of_word(judged.map(|curb| curb.signers().clone()))?
+            }
             _ => self.trust.signature_status(&document),
         };
         let mut message = told(&status, self.path, &self.sign_command);
         let mut published = None;
         if status.complete {
-            if self.kind != Kind::Approval {
+            if !matches!(self.kind, Kind::Approval | Kind::Curb) {
                 self.trust
                     .clone()
                     .accept(&document, clock::wall())
@@ -292,12 +301,12 @@ impl Finish<'_> {
 }
 
 impl Finish<'_> {
-    /// Whose signatures an approval has and needs: not the author's, and one alone to withdraw.
-    fn approval_status(&self, document: &SignedDocument) -> Result<SignatureStatus, Failure> {
-        match self.trust.approval(document, clock::wall()) {
-            Ok(approval) => Ok(SignatureStatus {
+    /// Whose signatures a document has and needs that is judged by what it says: an approval, or a curb.
+    fn status_of_word(&self, judged: Result<BTreeSet<KeyName>, Refusal>) -> Result<SignatureStatus, Failure> {
+        match judged {
+            Ok(signers) => Ok(SignatureStatus {
                 complete: true,
-                have: approval.signers().iter().cloned().collect(),
+                have: signers.into_iter().collect(),
                 need: 0,
                 could: Vec::new(),
                 defects: Vec::new(),

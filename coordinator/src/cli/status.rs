@@ -2,10 +2,13 @@
 //!
 //! Owns nothing but the printing: every figure comes from the running coordinator.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use lunar_common::ids::KeyName;
 use lunar_coordinator_core::view::{
-    CampaignView, LeaseView, LimitView, PauseView, ServerView, StageView, StatusView,
+    CampaignView, HandPauseView, LeaseView, LimitView, LoweredView, PauseView, ServerView, StageView,
+    StatusView,
 };
 use lunar_host::exit::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -113,6 +116,17 @@ pub(super) fn human(overview: &Overview) -> String {
             let (scope, rule, last) = (&pause.scope, pause.anomaly.rule(), &pause.server);
             let _ = writeln!(text, "  PAUSED {scope} by its {rule}: {told}; the last was {last}; pause {id}");
         }
+        let by_hand = &campaign.by_hand;
+        if let Some(by) = &by_hand.cancelled {
+            let _ = writeln!(text, "  CANCELLED by {}: {}", names(&by.signers), by.reason);
+        }
+        for HandPauseView { scope, by } in &by_hand.pauses {
+            let (who, why, id) = (names(&by.signers), &by.reason, by.id);
+            let _ = writeln!(text, "  PAUSED {scope} by {who}: {why}; pause {id}");
+        }
+        for LoweredView { scope, to } in &by_hand.lowered {
+            let _ = writeln!(text, "  LOWERED {scope} to {to}");
+        }
         if !campaign.stages.is_empty() {
             let _ = writeln!(text, "{}", stages(&campaign.stages));
         }
@@ -132,6 +146,10 @@ pub(super) fn human(overview: &Overview) -> String {
         let _ = writeln!(text, "\n{}", servers(&overview.servers));
     }
     text
+}
+
+fn names(signers: &BTreeSet<KeyName>) -> String {
+    signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Stages as a table.
@@ -182,6 +200,7 @@ fn health(view: &ServerView) -> String {
     match view.verdict {
         _ if view.revoked => "revoked".to_owned(),
         _ if view.written_off => "written off".to_owned(),
+        _ if view.quarantined.is_some() => "quarantined".to_owned(),
         Some(verdict) => verdict.to_string(),
         None => "-".to_owned(),
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lunar_common::bounds::{DOCUMENTS_PER_SYNC_MAX, GROUP_MEMBERS_MAX};
+use lunar_common::curb::Curb;
 use lunar_common::document::{Approval, Document, Kind, Reap, SignedDocument, Verified};
 use lunar_common::enrolment::Enrolment;
 use lunar_common::ids::PeerKey;
@@ -320,6 +321,14 @@ impl Driver {
             let _ = reply.send(Err(DocumentRefused::Approval(why)));
             return;
         }
+        if document.kind == Kind::Curb
+            && let Ok(curb) = Curb::parse(&document.body)
+            && let Err(why) = self.core.curbable(&curb)
+        {
+            // Nothing to wait for; whoever asked may have gone.
+            let _ = reply.send(Err(DocumentRefused::Curb(why)));
+            return;
+        }
         self.take_in(&document, Source::Operator(reply));
     }
 
@@ -343,8 +352,8 @@ impl Driver {
 
     /// Takes a document in, if the trust state does.
     fn take_in(&mut self, document: &SignedDocument, source: Source) {
-        if document.kind == Kind::Approval {
-            return self.take_approval(document, source);
+        if matches!(document.kind, Kind::Approval | Kind::Curb) {
+            return self.take_word(document, source);
         }
         // A new trust root says by its absence which machines are out.
         let members: Vec<PeerKey> = match document.kind {
@@ -386,18 +395,21 @@ impl Driver {
         self.taken(source, true);
     }
 
-    /// An approval is judged here, kept in the log, and goes no further.
-    fn take_approval(&mut self, document: &SignedDocument, source: Source) {
-        match self.trust.approval(document, clock::wall()) {
+    /// An approval or a curb is judged here, kept in the log, and goes no further.
+    fn take_word(&mut self, document: &SignedDocument, source: Source) {
+        let judged = match document.kind {
+            Kind::Curb => self.trust.curb(document, clock::wall()).map(Input::Curb),
+            _ => self.trust.approval(document, clock::wall()).map(Input::Approval),
+        };
+        match judged {
             Err(refusal) => {
-                tracing::info!(%refusal, "an approval is refused");
+                tracing::info!(kind = %document.kind, %refusal, "a document is refused");
                 self.refuse(source, refusal);
             }
-            Ok(approval) => {
-                tracing::info!(campaign = %approval.campaign, stage = %approval.stage, batch = approval.batch,
-                    withdrawn = approval.withdraw, "a word on a batch is taken in");
+            Ok(input) => {
+                tracing::info!(kind = %document.kind, hash = %format_args!("{:.16}", document.hash()), "a document is taken in");
                 let passed_on = matches!(source, Source::Gossip(_));
-                self.feed(Input::Approval(approval));
+                self.feed(input);
                 self.taken(source, !passed_on);
             }
         }

@@ -41,6 +41,9 @@ pub enum DocumentRefused {
     /// An approval that would change nothing.
     #[error("the approval would change nothing: {0}")]
     Approval(String),
+    /// A curb that would change nothing.
+    #[error("the curb would change nothing: {0}")]
+    Curb(String),
 }
 
 /// What there is to look at, between two turns.

@@ -306,6 +306,9 @@ fn in_words(reason: &lunar_common::lease::WaitReason) -> String {
         WaitReason::Order { rule, pending, .. } => format!("{pending} go first ({rule})"),
         WaitReason::NoStage => "no stage of the plan selects this server".into(),
         WaitReason::Paused { scope, anomaly, .. } => format!("{scope} is paused: {anomaly}"),
+        WaitReason::PausedByHand { scope, why, .. } => format!("{scope} is paused by hand: {why}"),
+        WaitReason::Quarantined { why, .. } => format!("this server is in quarantine: {why}"),
+        WaitReason::Cancelled { why, .. } => format!("the campaign is cancelled: {why}"),
         WaitReason::OutsideWindow { opens: Some(opens), .. } => format!("the next window opens at {opens}"),
         WaitReason::Approval { stage, batch, .. } => {
             format!("batch {batch} of stage {stage} is not approved")

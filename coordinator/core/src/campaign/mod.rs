@@ -7,6 +7,7 @@
 
 pub(crate) mod anomaly;
 pub mod approval;
+pub mod curb;
 pub(crate) mod gate;
 pub(crate) mod order;
 pub mod rules;
@@ -19,6 +20,8 @@ mod approval_property;
 mod approval_tests;
 #[cfg(test)]
 pub(crate) mod crew;
+#[cfg(test)]
+mod curb_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]

@@ -102,6 +102,7 @@ impl Coordinator {
         let obstacle = self
             .obstacle_of_campaign(&claim.campaign, now)
             .or_else(|| self.obstacle_of_pause(&claim.campaign, member))
+            .or_else(|| self.obstacle_by_hand(&claim.campaign, member))
             .or_else(|| self.obstacle_of_approval(&claim.campaign, &claim.server, now))
             .or_else(|| self.outside_window(&claim.campaign, member.tier, stage, now));
         if let Some(obstacle) = obstacle {

@@ -138,6 +138,7 @@ impl Coordinator {
             EventBody::PlanWindows { campaign, plan, windows } => {
                 self.doors.announced(campaign, *plan, windows);
             }
+            EventBody::Curbed { what, .. } => self.follow_curb(what),
             EventBody::Approved { campaign, stage, batch, .. } => self.wake_batch(campaign, *stage, *batch),
             EventBody::Resumed { .. } => self.room = true,
             EventBody::Unpaused { .. } => {
@@ -215,6 +216,7 @@ impl Coordinator {
             Input::Resume(resume) => self.resume(&resume),
             Input::Reap(reap) => self.reap(&reap),
             Input::Approval(approval) => self.approve(&approval),
+            Input::Curb(curb) => self.curb(&curb),
             Input::Claim { request, from, claim } => self.claim(request, from, &claim, now),
             Input::Release { request, from, release } => self.release(request, from, &release, now),
             Input::Report { request, from, report } => self.report(request, from, &report, now),

@@ -45,6 +45,7 @@ impl Coordinator {
                     reason: halt.reason.clone(),
                 })
                 .collect(),
+            curbs: self.state.curbs.seen(None),
         }
     }
 
@@ -127,6 +128,7 @@ impl Coordinator {
             limits: terms.limits.clone(),
             stages: self.stage_views(id),
             pauses: self.pause_views(id),
+            by_hand: self.hand_view(id),
         }
     }
 
@@ -155,6 +157,7 @@ impl Coordinator {
             member: (*record.member).clone(),
             revoked: record.revoked,
             written_off: record.written_off,
+            quarantined: self.state.curbs.quarantined(server).cloned(),
             silent_ms: seen.map(|seen| millis(now.moment.since(seen.heard))),
             verdict: seen.map(|seen| seen.verdict),
             occupancy: self.occupancies.why(server),

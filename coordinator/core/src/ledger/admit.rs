@@ -35,6 +35,12 @@ pub(crate) enum Obstacle {
     Recovering,
     /// This part of the campaign is paused.
     Paused(PauseScope),
+    /// People have paused this part of the campaign.
+    PausedByHand(PauseScope),
+    /// People hold this server back.
+    Quarantined,
+    /// People have cancelled the plan in force.
+    Cancelled,
     /// A stage that its stage waits for has not passed.
     Gate { stage: u16, before: u16 },
     /// The wave of its stage is full.
@@ -97,6 +103,7 @@ impl Coordinator {
     ) -> Option<Obstacle> {
         self.obstacle_of_campaign(campaign, now)
             .or_else(|| self.obstacle_of_pause(campaign, &server.member))
+            .or_else(|| self.obstacle_by_hand(campaign, &server.member))
             .or_else(|| self.obstacle_of_stage(campaign, self.stage_of(campaign, &server.member.server)))
             .or_else(|| self.obstacle_of_approval(campaign, &server.member.server, now))
             .or_else(|| self.obstacle_of_order(campaign, &server.member.server))
@@ -112,6 +119,9 @@ impl Coordinator {
     pub(crate) fn obstacle_of_campaign(&self, campaign: &CampaignId, now: Now) -> Option<Obstacle> {
         if self.state.halt(campaign).is_some() {
             return Some(Obstacle::Halted);
+        }
+        if self.state.curbs.cancelled(campaign).is_some() {
+            return Some(Obstacle::Cancelled);
         }
         let terms = &self.state.campaigns.get(campaign)?.terms;
         if now.wall >= terms.expires {
@@ -166,10 +176,7 @@ impl Coordinator {
     /// servers down now. What is down counts for all of them, so the strictest binds.
     pub(crate) fn limit(&self, campaign: &CampaignId, scope: &LimitScope) -> Option<u32> {
         let others = self.state.live.keys().filter(|other| *other != campaign);
-        std::iter::once(campaign)
-            .chain(others)
-            .filter_map(|of| self.state.campaigns.get(of)?.terms.limits.of(scope))
-            .min()
+        std::iter::once(campaign).chain(others).filter_map(|of| self.limit_of(of, scope)).min()
     }
 
     fn kept_scope(
@@ -209,6 +216,9 @@ impl Coordinator {
                 | Obstacle::PlanExpired
                 | Obstacle::Recovering
                 | Obstacle::Paused(_)
+                | Obstacle::PausedByHand(_)
+                | Obstacle::Quarantined
+                | Obstacle::Cancelled
                 | Obstacle::Gate { .. }
                 | Obstacle::Wave(_)
                 | Obstacle::NoStage
@@ -255,6 +265,9 @@ impl Coordinator {
                 unheard: u32::try_from(self.fleet.unheard.len()).unwrap_or(u32::MAX),
             },
             Obstacle::Paused(scope) => self.explain_pause(campaign, scope),
+            Obstacle::PausedByHand(scope) => self.explain_pause_by_hand(campaign, scope),
+            Obstacle::Quarantined => self.explain_quarantine(server),
+            Obstacle::Cancelled => self.explain_cancelled(campaign),
             Obstacle::Gate { stage, before } => self.explain_gate(campaign, stage, before, now),
             Obstacle::Wave(stage) => self.explain_wave(campaign, stage),
             Obstacle::NoStage => WaitReason::NoStage,

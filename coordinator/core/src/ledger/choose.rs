@@ -75,7 +75,9 @@ impl Coordinator {
             Obstacle::Halted
             | Obstacle::PlanExpired
             | Obstacle::Recovering
+            | Obstacle::Cancelled
             | Obstacle::Paused(PauseScope::Campaign | PauseScope::Tier(_) | PauseScope::Site(_))
+            | Obstacle::PausedByHand(PauseScope::Campaign | PauseScope::Tier(_) | PauseScope::Site(_))
             | Obstacle::Gate { .. }
             | Obstacle::Wave(_)
             | Obstacle::NoStage => Judgement::SkipClass,
@@ -85,7 +87,9 @@ impl Coordinator {
             Obstacle::Kept(_) => Judgement::SkipClass,
             Obstacle::Unapproved(_)
             | Obstacle::Order
+            | Obstacle::Quarantined
             | Obstacle::Paused(PauseScope::Model { .. })
+            | Obstacle::PausedByHand(PauseScope::Model { .. })
             | Obstacle::HoldsLease
             | Obstacle::Unreachable
             | Obstacle::EnrolmentExpired

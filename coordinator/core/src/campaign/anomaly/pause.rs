@@ -22,7 +22,7 @@ use crate::ledger::waiting::Class;
 use crate::view::PauseView;
 
 /// Whether a server of this tier and site is in a scope, as far as its labels are known.
-fn covers(scope: &PauseScope, tier: Tier, site: &SiteId, labels: Option<&Labels>) -> bool {
+pub(crate) fn covers(scope: &PauseScope, tier: Tier, site: &SiteId, labels: Option<&Labels>) -> bool {
     match scope {
         PauseScope::Campaign => true,
         PauseScope::Tier(of) => *of == tier,
@@ -106,7 +106,9 @@ impl Coordinator {
             .map(|pause| (pause.scope.clone(), pause.id()))
             .filter(|(_, id)| resume.pauses.contains(id))
             .collect();
-        for (scope, pause) in ended {
+        let by_hand = self.state.curbs.pauses(campaign).map(|(scope, by)| (scope.clone(), by.id));
+        let by_hand: Vec<_> = by_hand.filter(|(_, id)| resume.pauses.contains(id)).collect();
+        for (scope, pause) in ended.into_iter().chain(by_hand) {
             self.record(EventBody::Unpaused {
                 campaign: campaign.clone(),
                 scope,
@@ -138,12 +140,13 @@ impl Coordinator {
 
     /// Whether all starts in a scope are paused.
     pub(crate) fn is_paused(&self, campaign: &CampaignId, scope: &PauseScope) -> bool {
-        self.state.pauses.in_scope(campaign, scope).is_some()
+        self.state.pauses.in_scope(campaign, scope).is_some() || self.is_paused_by_hand(campaign, scope)
     }
 
     /// Whether all claims of a class are paused.
     pub(crate) fn is_class_paused(&self, class: &Class) -> bool {
-        self.state.pauses.of(&class.campaign).any(|pause| covers(&pause.scope, class.tier, &class.site, None))
+        let covered = |pause: &Pause| covers(&pause.scope, class.tier, &class.site, None);
+        self.state.pauses.of(&class.campaign).any(covered) || self.is_class_paused_by_hand(class)
     }
 
     /// The widest pause that keeps a member from starting.
