@@ -1,6 +1,6 @@
 //! Batches of servers that people approve before any of them starts (C1).
 //!
-//! Owns [`Approvals`], a fold of the log, and what it says of a server. Main invariant: a batch starts only by an
+//! Owns the batches and the newest [`Word`] on each, a fold of the log. Main invariant: a batch starts only by an
 //! approval of the plan in force that is the newest word on it, has not expired, was signed under the trust root in
 //! force and was not forgotten by a log that was lost. Nobody is in a batch that was closed before: whoever joins
 //! later is in one of those that come after, so that people approve no server that they could not see. Refuses to

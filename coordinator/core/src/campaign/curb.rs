@@ -1,6 +1,6 @@
 //! What people restrain by hand: pauses, servers in quarantine, limits that are lower than signed, cancelled plans.
 //!
-//! Owns [`Curbs`], a fold of the log, and what it keeps from starting. Main invariant: a curb takes effect by an event of
+//! Owns what is restrained, and by whose word ([`ByHand`]): a fold of the log, and what it keeps from starting. Main invariant: a curb takes effect by an event of
 //! the log, before anything is granted after it; pauses and quarantines outlive new plans and new lives, and what is said
 //! of a plan ends with it. No curb raises a limit or counts a server out: a gate that waits for one in quarantine goes on
 //! waiting. Refuses to check signatures: what arrives was verified.
