@@ -151,9 +151,10 @@ impl Coordinator {
         if curbs.quarantined(&member.server).is_some() {
             return Some(Obstacle::Quarantined);
         }
+        let scopes = curbs.pauses.get(campaign)?;
         let labels = self.state.labels.get(&member.server).map(|labels| &**labels);
         let stops = |scope: &&PauseScope| covers(scope, member.tier, &member.site, labels);
-        curbs.pauses(campaign).map(|(scope, _)| scope).find(stops).cloned().map(Obstacle::PausedByHand)
+        scopes.keys().find(stops).cloned().map(Obstacle::PausedByHand)
     }
 
     /// Whether people have paused just this scope.

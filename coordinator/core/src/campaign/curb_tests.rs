@@ -17,18 +17,18 @@ use crate::coordinator::rig::*;
 use crate::effect::{Answer, Effect};
 use crate::event::EventBody;
 
-const FLEET: [&str; 4] = ["a 1 north n1 -", "b 1 south s1 -", "c 2 north n1 -", "d 2 south s1 -"];
+pub(super) const FLEET: [&str; 4] = ["a 1 north n1 -", "b 1 south s1 -", "c 2 north n1 -", "d 2 south s1 -"];
 
-fn ann() -> BTreeSet<KeyName> {
+pub(super) fn ann() -> BTreeSet<KeyName> {
     BTreeSet::from([KeyName::new("ann").unwrap()])
 }
 
 /// The id of the curb with this number: which one does not matter, as long as no two are the same.
-fn pause(sequence: u64) -> PauseId {
+pub(super) fn pause(sequence: u64) -> PauseId {
     PauseId([u8::try_from(sequence).unwrap(); 32])
 }
 
-fn curb(sequence: u64, what: Measure) -> Curb {
+pub(super) fn curb(sequence: u64, what: Measure) -> Curb {
     let of_a_server = matches!(what, Measure::Quarantine(_) | Measure::Release(_));
     Curb {
         format: 1,

@@ -21,6 +21,8 @@ mod approval_tests;
 #[cfg(test)]
 pub(crate) mod crew;
 #[cfg(test)]
+mod curb_property;
+#[cfg(test)]
 mod curb_tests;
 #[cfg(test)]
 mod order_tests;
