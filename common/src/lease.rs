@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
@@ -194,7 +195,7 @@ pub enum ClaimRefusal {
 }
 
 /// The one reason that keeps a server from starting now. `why` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitReason {
     /// A limit is reached.
@@ -358,7 +359,7 @@ pub enum WaitReason {
 }
 
 /// Why a batch is not approved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lapse {
     /// It never was.
@@ -372,7 +373,7 @@ pub enum Lapse {
 }
 
 /// A server that takes a slot, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Holder {
     /// Who.
     pub server: ServerId,
@@ -381,7 +382,7 @@ pub struct Holder {
 }
 
 /// Why a server takes a slot (DESIGN 9, rule 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Occupancy {
     /// It was granted a lease.
@@ -397,7 +398,7 @@ pub enum Occupancy {
 }
 
 /// What a limit counts over.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LimitScope {
     /// The whole fleet.
@@ -445,7 +446,7 @@ impl fmt::Display for LimitScope {
 }
 
 /// Where a lease is in its life (DESIGN 9, rule 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LeaseState {
     /// Granted; not known to have started.

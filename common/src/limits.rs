@@ -3,10 +3,12 @@
 //! Owns [`Limits`] and [`Tier`]. Main invariant: every limit is at least 1 where it is given, and the group
 //! limit is at least 1: zero would be a plan that can never move, and is refused when the plan is read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, SiteId};
@@ -41,6 +43,16 @@ impl Tier {
     #[must_use]
     pub fn number(self) -> u8 {
         self.of([1, 2, 3])
+    }
+}
+
+impl JsonSchema for Tier {
+    fn schema_name() -> Cow<'static, str> {
+        "Tier".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "enum": Self::ALL.map(Self::number) })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the requests, the responses and the gossip. Main invariant: every variant is bounded, and whatever is
 //! relayed or kept is signed by its author's machine key (`Signed`) or by people (`SignedDocument`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
@@ -87,7 +88,7 @@ impl SignedMessage for Report {
 }
 
 /// A server's place in one campaign.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CampaignStatus {
     /// Which campaign.
     pub campaign: CampaignId,
@@ -106,7 +107,7 @@ pub struct CampaignStatus {
 }
 
 /// Bytes received, by where they came from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BytesBySource {
     /// From agents of the same site.
     pub site: u64,

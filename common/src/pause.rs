@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::SMALL_MESSAGE_BYTES_MAX;
@@ -14,7 +15,7 @@ use crate::limits::Tier;
 use crate::wire;
 
 /// What a pause stops.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PauseScope {
     /// Every start of the campaign.
@@ -44,7 +45,7 @@ impl fmt::Display for PauseScope {
 }
 
 /// What was seen, by which rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Anomaly {
     /// So many servers failed as the plan allows in no case.
@@ -140,7 +141,7 @@ impl fmt::Display for Anomaly {
 }
 
 /// A pause, with its evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pause {
     /// In which campaign.
     pub campaign: CampaignId,

@@ -4,9 +4,11 @@
 //! says, for expiry and for people). Main invariant: permission to act is measured in moments of the machine
 //! that acts; two machines' wall clocks are never compared (DESIGN 9, rule 10).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since this machine booted, suspended time included. Means nothing on another machine, and
@@ -52,6 +54,16 @@ impl std::str::FromStr for WallTime {
     type Err = jiff::Error;
     fn from_str(text: &str) -> Result<Self, jiff::Error> {
         text.parse::<jiff::Timestamp>().map(|timestamp| Self(timestamp.as_second()))
+    }
+}
+
+impl JsonSchema for WallTime {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": "A time in UTC, such as 2026-11-21T08:00:00Z." })
     }
 }
 

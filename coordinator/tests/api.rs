@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
@@ -71,7 +72,7 @@ impl Base {
         Answer { status, head: head.to_lowercase(), body: body.to_owned() }
     }
 
-    fn curl_raw(&self, who: &str, path: &str, options: &[&str]) -> (i32, String, String) {
+    fn curl_command(&self, who: &str, path: &str, options: &[&str]) -> Command {
         let pki = self.home.path("pki");
         let file = |name: &str| pki.join(name).to_str().unwrap().to_owned();
         let mut command = Command::new("curl");
@@ -81,7 +82,12 @@ impl Base {
             let (certificate, key) = (format!("callers/{who}.pem"), format!("callers/{who}.key"));
             command.args(["--cert", &file(&certificate), "--key", &file(&key)]);
         }
-        let output = command.args(options).arg(self.url(path)).stdin(Stdio::null()).output().unwrap();
+        command.args(options).arg(self.url(path)).stdin(Stdio::null());
+        command
+    }
+
+    fn curl_raw(&self, who: &str, path: &str, options: &[&str]) -> (i32, String, String) {
+        let output = self.curl_command(who, path, options).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
@@ -359,6 +365,48 @@ fn upload(document: &SignedDocument) -> Value {
         "body": String::from_utf8(document.body.clone()).unwrap(),
         "signatures": document.signatures,
     })
+}
+
+#[test]
+fn events_are_followed_as_they_happen_and_resumed_behind_the_last_one_that_was_seen() {
+    let base = Base::new([1]);
+    let known = base.curl("vera", "/events", &[]).json()["items"].as_array().unwrap().len();
+    let last = format!("Last-Event-ID: {}", known - 2);
+    let mut listening = base.curl_command("vera", "/events/stream", &["--no-buffer", "--header", &last]);
+    let mut listening = listening.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(listening.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || -> (u64, Value) {
+        let id = lines.find_map(|line| line.strip_prefix("id: ").map(str::to_owned)).unwrap();
+        let data = lines.find_map(|line| line.strip_prefix("data: ").map(str::to_owned)).unwrap();
+        (id.parse().unwrap(), serde_json::from_str(&data).unwrap())
+    };
+
+    assert_eq!(next().0, known as u64 - 1, "what it had missed");
+    assert_eq!(base.post("ann", &wide_plan()).status, 201);
+    let (mut id, mut event) = next();
+    assert_eq!(id, known as u64, "then what happens");
+    while event["event"]["PlanAccepted"].is_null() {
+        let after = next();
+        assert_eq!(after.0, id + 1);
+        (id, event) = after;
+    }
+    assert_eq!(event["event"]["PlanAccepted"]["terms"]["campaign"], "web-2");
+
+    listening.kill().unwrap();
+    listening.wait().unwrap();
+    base.curl("vera", "/events/stream", &["--header", "Last-Event-ID: x"]).problem(400);
+    base.curl("vera", "/events/stream?from=x", &[]).problem(400);
+    assert_eq!(base.serving.stop().0, 0);
+}
+
+#[test]
+fn the_description_that_is_served_is_the_one_that_the_command_prints() {
+    let base = Base::new([]);
+    let served = base.curl("vera", "/openapi.json", &[]).json();
+    let printed = base.home.run(&["openapi"]).json();
+    assert_eq!(served, printed);
+    assert_eq!(served["openapi"], "3.1.0");
+    assert_eq!(base.serving.stop().0, 0);
 }
 
 /// One machine's enrolment can be handed over like anything else that people sign.

@@ -19,6 +19,7 @@ use lunar_common::message::Transition;
 use lunar_common::pause::{Pause, PauseScope};
 use lunar_common::plan::{Plan, Select, StopRules as PlanStops};
 use lunar_common::time::{WallTime, millis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::approval::{ApprovalTerms, Word};
@@ -497,7 +498,7 @@ pub enum Evidence {
 }
 
 /// A machine's place in the fleet, from its enrolment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Member {
     /// Its name.
     pub server: ServerId,
@@ -640,7 +641,7 @@ impl Selection {
 }
 
 /// [`Limits`] in a form the log can hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitTable {
     /// In the whole fleet.
     pub fleet: u32,

@@ -16,13 +16,14 @@ use lunar_common::message::{BytesBySource, CampaignStatus};
 use lunar_common::pause::{Pause, PauseScope};
 use lunar_common::phase::Phase;
 use lunar_common::time::WallTime;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::curb::ByHand;
 use crate::event::{LimitTable, Member};
 
 /// The coordinator in one look.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     /// Its life.
     pub epoch: Epoch,
@@ -46,7 +47,7 @@ pub struct StatusView {
 }
 
 /// A halt in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HaltView {
     /// The campaign; `None`: all.
     pub campaign: Option<CampaignId>,
@@ -57,7 +58,7 @@ pub struct HaltView {
 }
 
 /// One lease that takes a slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     /// The lease.
     pub lease: LeaseId,
@@ -82,7 +83,7 @@ pub struct LeaseView {
 }
 
 /// One campaign.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CampaignView {
     /// Its id.
     pub campaign: CampaignId,
@@ -120,7 +121,7 @@ pub struct CampaignView {
 }
 
 /// What people restrain by hand in a campaign.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandView {
     /// The number of the newest curb.
     pub sequence: Sequence,
@@ -133,7 +134,7 @@ pub struct HandView {
 }
 
 /// A pause by hand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandPauseView {
     /// What is paused.
     pub scope: PauseScope,
@@ -143,7 +144,7 @@ pub struct HandPauseView {
 }
 
 /// A limit that is lower than signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LoweredView {
     /// Where.
     pub scope: LimitScope,
@@ -152,7 +153,7 @@ pub struct LoweredView {
 }
 
 /// A pause in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PauseView {
     /// Its id: a resume that names it ends it, and nothing else does.
     pub id: PauseId,
@@ -164,7 +165,7 @@ pub struct PauseView {
 }
 
 /// One stage of a campaign.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StageView {
     /// Its name.
     pub name: StageName,
@@ -183,7 +184,7 @@ pub struct StageView {
 }
 
 /// A batch of a stage, and whether people have approved it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BatchView {
     /// Its stage.
     pub stage: StageName,
@@ -202,7 +203,7 @@ pub struct BatchView {
 }
 
 /// Whether a batch may start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchState {
     /// Nobody has approved it.
@@ -230,7 +231,7 @@ impl std::fmt::Display for BatchState {
 }
 
 /// Releases by how they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OutcomeCounts {
     /// On the new version.
     pub completed: u64,
@@ -252,7 +253,7 @@ impl OutcomeCounts {
 }
 
 /// One limit, and who takes its slots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitView {
     /// What it counts over.
     pub scope: LimitScope,
@@ -265,7 +266,7 @@ pub struct LimitView {
 }
 
 /// One server, as far as the coordinator knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerView {
     /// Its place in the fleet.
     pub member: Member,
@@ -299,7 +300,7 @@ impl ServerView {
 }
 
 /// Why a server is not upgrading now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// In which campaign; `None`: in any.
     pub campaign: Option<CampaignId>,

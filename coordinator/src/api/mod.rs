@@ -8,9 +8,11 @@ pub mod caller;
 mod connection;
 mod guard;
 mod hand_over;
+mod openapi;
 mod problem;
 mod reads;
 mod routes;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -19,11 +21,13 @@ pub mod types;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::serve::Handle;
+pub use openapi::description;
 pub(crate) use routes::BASE;
+use stream::{Feed, STREAMS_MAX};
 
 /// Readings of the log at once: each holds a thread and a page.
 const READINGS_MAX: usize = 16;
@@ -37,12 +41,15 @@ pub(crate) struct Api {
     handle: Handle,
     readings: Arc<Semaphore>,
     audits: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    feed: Feed,
 }
 
 impl Api {
     fn new(handle: Handle) -> Self {
         let places = |most| Arc::new(Semaphore::new(most));
-        Self { handle, readings: places(READINGS_MAX), audits: places(AUDITS_MAX) }
+        let (readings, audits, streams) = (places(READINGS_MAX), places(AUDITS_MAX), places(STREAMS_MAX));
+        Self { handle, readings, audits, streams, feed: Feed::new() }
     }
 }
 
@@ -54,14 +61,21 @@ pub struct Remote {
     pub acceptor: TlsAcceptor,
 }
 
-/// Serves until the task is dropped.
-pub async fn serve(local: UnixListener, remote: Option<Remote>, handle: Handle) {
-    let router = routes::router(Api::new(handle));
+/// Serves until the task is dropped. `committed` says that something new of the log is durable.
+pub async fn serve(
+    local: UnixListener,
+    remote: Option<Remote>,
+    handle: Handle,
+    committed: watch::Receiver<()>,
+) {
+    let api = Api::new(handle);
+    let feeding = api.feed.clone().run(api.handle.log.clone(), committed);
+    let router = routes::router(api);
     let local = connection::serve_local(local, router.clone());
-    match remote {
-        Some(Remote { socket, acceptor }) => {
-            tokio::join!(local, connection::serve_remote(socket, acceptor, router));
+    let remote = async {
+        if let Some(Remote { socket, acceptor }) = remote {
+            connection::serve_remote(socket, acceptor, router).await;
         }
-        None => local.await,
-    }
+    };
+    tokio::join!(local, remote, feeding);
 }

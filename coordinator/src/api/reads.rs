@@ -14,6 +14,7 @@ use lunar_coordinator_core::view::{
     BatchView, CampaignView, HaltView, LeaseView, LimitView, PauseView, ServerView, StageView, StatusView,
     Why,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -108,7 +109,7 @@ fn shown(document: &SignedDocument) -> Answer<DocumentUpload> {
 }
 
 /// Which page of a listing by name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cursor {
     /// Begins behind this name. Follow `next` instead of making it up.
@@ -159,7 +160,7 @@ pub(super) async fn why(State(api): State<Api>, Named(id): Named<ServerId>) -> A
 }
 
 /// Which records.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Records {
     /// From this sequence number on.
@@ -184,7 +185,7 @@ pub(super) async fn events(State(api): State<Api>, Asked(asked): Asked<Records>)
 }
 
 /// Which records of a server.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct History {
     /// From this sequence number on.
@@ -213,7 +214,7 @@ pub(super) async fn history(
 }
 
 /// A head noted earlier.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Noted {
     /// The hash of a record, which must still be there.

@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use super::caller::{Caller, Role};
 use super::types::Problem;
-use super::{Api, connection, routes};
+use super::{Api, connection, description, routes};
 use crate::event_log::LogReader;
 use crate::serve::Handle;
 
@@ -96,6 +96,29 @@ async fn every_route_refuses_whoever_has_no_role_before_anything_else() {
         let answer = router.clone().oneshot(request.body(Body::from("nonsense")).unwrap()).await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn the_description_names_every_route_and_each_of_its_references_leads_somewhere() {
+    let description = description();
+    for route in routes::all() {
+        let method = if route.body.is_some() { "post" } else { "get" };
+        let described = &description["paths"][route.path][method];
+        assert_eq!(described["operationId"], route.id, "{method} {}", route.path);
+        assert_eq!(described["x-role"], serde_json::json!(route.role));
+    }
+    let mut open = vec![&description];
+    let mut references = 0;
+    while let Some(value) = open.pop() {
+        if let Some(reference) = value["$ref"].as_str() {
+            references += 1;
+            let place = reference.strip_prefix('#').unwrap();
+            assert!(description.pointer(place).is_some(), "{reference} leads nowhere");
+        }
+        open.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+        open.extend(value.as_array().into_iter().flatten());
+    }
+    assert!(references > 50, "{references}");
 }
 
 /// The answer to a viewer.

@@ -7,17 +7,18 @@ use lunar_common::document::{Kind, SignedDocument};
 use lunar_common::ids::{DocumentHash, Epoch, LogIndex, RecordHash};
 use lunar_common::time::WallTime;
 use lunar_coordinator_core::event::EventBody;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// That the coordinator runs and its loop turns.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthView {
     /// Its life.
     pub epoch: Epoch,
 }
 
 /// Some of a long listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     /// In their order.
     pub items: Vec<T>,
@@ -27,7 +28,7 @@ pub struct Page<T> {
 }
 
 /// One document in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DocumentLine {
     /// The hash of its body, by which it is found.
     pub hash: DocumentHash,
@@ -36,7 +37,7 @@ pub struct DocumentLine {
 }
 
 /// One record of the event log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// Its place.
     pub index: LogIndex,
@@ -44,12 +45,24 @@ pub struct EventView {
     pub at: WallTime,
     /// Its hash, over its body and its predecessor's hash.
     pub hash: RecordHash,
-    /// What happened.
+    /// What happened: one kind of event, with what it carries.
+    #[schemars(schema_with = "event_schema")]
     pub event: EventBody,
 }
 
+/// Kinds of events come and go with versions, so whoever reads them looks at the kinds that it knows: the description
+/// promises their form alone.
+fn event_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "description": "One kind of event, by its name, and what it carries. Pass over kinds that are new to you.",
+        "minProperties": 1,
+        "maxProperties": 1,
+    })
+}
+
 /// Whether the log is as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     /// Whether every record is there, unchanged and in its place.
     pub intact: bool,
@@ -63,7 +76,7 @@ pub struct AuditView {
 }
 
 /// A signed document, as it is handed in and shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentUpload {
     /// What it says it is.
@@ -90,7 +103,7 @@ impl From<DocumentUpload> for SignedDocument {
 }
 
 /// What became of a document that was handed in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DocumentReply {
     /// The hash of its body.
     pub hash: DocumentHash,
@@ -99,7 +112,7 @@ pub struct DocumentReply {
 }
 
 /// An error, as the API tells it (RFC 9457, `application/problem+json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// What kind of thing went wrong, in a few words.
     pub title: String,

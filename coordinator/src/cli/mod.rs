@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use lunar_host::exit::{Exit, Failure};
+use lunar_host::exit::{Exit, Failure, OrExit};
 use lunar_host::output::print_failure;
 use lunar_host::telemetry::{self, LogFormat};
 
@@ -119,6 +119,9 @@ enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Prints the API's description (OpenAPI 3.1).
+    #[command(after_help = "Examples:\n  lunar-coordinator openapi > openapi.json")]
+    Openapi,
     /// Writes the manual pages into a directory.
     #[command(after_help = "Examples:\n  lunar-coordinator manual /usr/local/share/man/man1")]
     Manual {
@@ -183,6 +186,11 @@ fn run(arguments: Arguments) -> CommandResult {
                 "lunar-coordinator",
                 &mut std::io::stdout(),
             );
+            Ok(Exit::Ok)
+        }
+        Command::Openapi => {
+            serde_json::to_writer_pretty(std::io::stdout().lock(), &crate::api::description())
+                .or_exit(Exit::Environment)?;
             Ok(Exit::Ok)
         }
         Command::Manual { directory } => {

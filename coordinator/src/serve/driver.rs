@@ -27,7 +27,7 @@ use lunar_host::store::{StoreError, VALUE_BYTES_MAX, Write};
 use lunar_host::{clock, documents, supervisor};
 use lunar_transport::mesh::{GossipReceipt, Mesh, MeshEvent, Reply};
 use lunar_transport::trust_gate::TrustGate;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::handle::{DocumentRefused, Look, Sight};
@@ -56,6 +56,8 @@ pub(super) struct Incoming {
     /// Documents that were fetched from newly met machines.
     pub(super) found: mpsc::Receiver<SignedDocument>,
     pub(super) released: Released<Outgoing>,
+    /// Whoever follows the log is told by it that more of it is durable.
+    pub(super) told_committed: watch::Sender<()>,
 }
 
 /// Who handed a document over.
@@ -145,7 +147,7 @@ impl Driver {
             // Taken before anything new comes in: the committer must never wait for this loop while this loop
             // waits for the committer.
             while let Ok(released) = incoming.released.try_recv() {
-                release(released, &outbox, &mut is_ready)?;
+                release(released, &outbox, &incoming.told_committed, &mut is_ready)?;
             }
             let deadline = self.core.poll_timeout().map(clock::instant_of);
             tokio::select! {
@@ -155,7 +157,7 @@ impl Driver {
                 () = &mut stop => break,
                 // A failed commit closes the committer's ends too; this names the cause.
                 released = incoming.released.recv() => match released {
-                    Some(released) => release(released, &outbox, &mut is_ready)?,
+                    Some(released) => release(released, &outbox, &incoming.told_committed, &mut is_ready)?,
                     None => return Err(ended("the committer")),
                 },
                 () = clock::sleep_until_some(deadline) => {
@@ -497,9 +499,11 @@ impl Driver {
 fn release(
     released: Result<Vec<Outgoing>, StoreError>,
     outbox: &Outbox,
+    told_committed: &watch::Sender<()>,
     is_ready: &mut bool,
 ) -> Result<(), Failure> {
     released.map_err(store_failure)?.into_iter().for_each(|outgoing| outbox.send(outgoing));
+    told_committed.send_replace(());
     // The first commit is the start of this life: now it can promise something.
     if !std::mem::replace(is_ready, true) {
         supervisor::ready("running");

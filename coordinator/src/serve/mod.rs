@@ -29,7 +29,7 @@ use lunar_host::{clock, keys, supervisor};
 use lunar_transport::mesh::{Mesh, MeshBounds, MeshConfig, MeshError};
 use lunar_transport::trust_gate::TrustGate;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::Config;
@@ -100,11 +100,12 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     let (committer, released) = Committer::start(store)?;
     let (looks, looking) = mpsc::channel(LOOKS_MAX);
     let (documents, handed) = mpsc::channel(DOCUMENTS_MAX);
+    let (told_committed, committed) = watch::channel(());
     let remote = remote(&home, &config).await?;
     let api_listening = remote.as_ref().and_then(|remote| remote.socket.local_addr().ok());
     let socket = home.path().join(crate::client::SOCKET);
     let local = listen(&socket)?;
-    let api = tokio::spawn(api::serve(local, remote, Handle { log: reader, looks, documents }));
+    let api = tokio::spawn(api::serve(local, remote, Handle { log: reader, looks, documents }, committed));
     let listening = mesh.listen_addresses().await.join(", ");
     if let Some(api) = api_listening {
         tracing::info!(%api, "the API is open to callers with certificates");
@@ -114,8 +115,14 @@ pub async fn run(home: &Path, config: Config) -> Result<(), Failure> {
     let (found, found_waiting) = mpsc::channel(DOCUMENTS_MAX);
     let outbox = Outbox::new(mesh.clone(), key, me.server.clone());
     let driver = Driver::new(core, log, trust, me, gate, mesh, committer, found, home.enrolments());
-    let incoming =
-        Incoming { mesh: mesh_events, documents: handed, looks: looking, found: found_waiting, released };
+    let incoming = Incoming {
+        mesh: mesh_events,
+        documents: handed,
+        looks: looking,
+        found: found_waiting,
+        released,
+        told_committed,
+    };
     let ended = driver.run(incoming, outbox, told_to_stop).await;
     supervisor::stopping();
     api.abort();

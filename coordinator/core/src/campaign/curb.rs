@@ -12,6 +12,7 @@ use lunar_common::document::Verified;
 use lunar_common::ids::{CampaignId, DocumentHash, KeyName, PauseId, Sequence, ServerId};
 use lunar_common::lease::{LimitScope, WaitReason};
 use lunar_common::pause::PauseScope;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::anomaly::pause::covers;
@@ -25,7 +26,7 @@ use crate::view::{HandPauseView, HandView, LoweredView};
 const SIGNERS_NAMED: usize = 16;
 
 /// By whose word something is restrained.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ByHand {
     /// The hash of the signed words: a resume that ends a pause names it.
     pub id: PauseId,
