@@ -14,7 +14,7 @@ use lunar_common::time::Moment;
 use super::config::Config;
 use super::duty::Duty;
 use super::input::Word;
-use super::peers::{Class, Link, Peer};
+use super::peers::{ByPeer, Class, Link, Peer};
 use super::picker::{Picker, Rules};
 
 /// The number that stands for the manifest where duties are drawn: no chunk has it.
@@ -56,13 +56,23 @@ impl Membership {
     }
 }
 
+/// A member that may be asked, and where it lies in both tables: every choice of a source goes through all of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    pub(super) key: PeerKey,
+    /// Among the peers.
+    pub(super) peer: usize,
+    /// Among the members.
+    pub(super) member: usize,
+}
+
 /// One artifact's swarm.
 #[derive(Debug, Clone)]
 pub(super) struct Artifact {
     pub(super) duty: Duty,
-    pub(super) members: BTreeMap<PeerKey, Membership>,
+    pub(super) members: ByPeer<Membership>,
     /// Members that may be asked for what they have, so that choosing a source looks at no others.
-    pub(super) sources: BTreeSet<PeerKey>,
+    pub(super) sources: Vec<Source>,
     pub(super) manifest: ManifestState,
     /// Most bytes that the manifest has.
     pub(super) manifest_bytes: u32,
@@ -101,8 +111,8 @@ impl Artifact {
     ) -> Self {
         Self {
             duty: Duty::new(artifact, me, site.clone(), config.gateways_per_site),
-            members: BTreeMap::new(),
-            sources: BTreeSet::new(),
+            members: ByPeer::default(),
+            sources: Vec::new(),
             manifest: ManifestState::Missing,
             manifest_bytes: 0,
             picker: None,
@@ -144,7 +154,7 @@ impl Artifact {
     }
 
     /// Those who are sought because one may ask Earth, have not spoken, and may still do so.
-    pub(super) fn unheard(&self, peers: &BTreeMap<PeerKey, Peer>) -> Vec<PeerKey> {
+    pub(super) fn unheard(&self, peers: &ByPeer<Peer>) -> Vec<PeerKey> {
         if !self.fetches_for_others() {
             return Vec::new();
         }
@@ -165,7 +175,7 @@ impl Artifact {
 
     /// The picker was made: everything that was said before is counted now. Tells which members spoke of
     /// another number of chunks than there are.
-    pub(super) fn opened(&mut self, picker: Picker, peers: &BTreeMap<PeerKey, Peer>) -> Vec<PeerKey> {
+    pub(super) fn opened(&mut self, picker: Picker, peers: &ByPeer<Peer>) -> Vec<PeerKey> {
         let chunks = picker.len();
         self.picker = Some(picker);
         self.hearsay.retain(|chunk, _| *chunk < chunks);
@@ -191,7 +201,7 @@ impl Artifact {
 
     /// A peer, or what it said, changed: counts it in or out, and gives or takes its duties.
     pub(super) fn reconsider(&mut self, key: &PeerKey, peer: &Peer) {
-        let Some(membership) = self.members.get_mut(key) else { return };
+        let Some((member, _, membership)) = self.members.get_full_mut(key) else { return };
         if peer.link != Link::Connected {
             membership.answered = false;
             self.listened.remove(key);
@@ -206,10 +216,12 @@ impl Artifact {
             self.gateways_changed = true;
             self.settle_all();
         }
-        if source {
-            self.sources.insert(*key);
-        } else {
-            self.sources.remove(key);
+        match self.sources.iter().position(|other| other.key == *key) {
+            None if source => self.sources.push(Source { key: *key, peer: peer.at, member }),
+            Some(place) if !source => {
+                self.sources.swap_remove(place);
+            }
+            None | Some(_) => {}
         }
         self.count_copies(key, peer.class, copies);
         self.count_takings(key, peer.class, takings);
@@ -219,13 +231,25 @@ impl Artifact {
     pub(super) fn remove_member(&mut self, key: &PeerKey, peer: &Peer) {
         self.count_copies(key, peer.class, false);
         self.count_takings(key, peer.class, false);
-        self.sources.remove(key);
-        self.members.remove(key);
+        self.sources.retain(|source| source.key != *key);
+        if let Some((member, ..)) = self.members.swap_remove_full(key) {
+            // The last one has taken its place.
+            let last = self.members.len();
+            self.sources
+                .iter_mut()
+                .filter(|source| source.member == last)
+                .for_each(|source| source.member = member);
+        }
         self.listened.remove(key);
         if self.duty.remove(key, &peer.site) {
             self.gateways_changed = true;
             self.settle_all();
         }
+    }
+
+    /// A peer has another place in the table of peers.
+    pub(super) fn moved(&mut self, key: &PeerKey, at: usize) {
+        self.sources.iter_mut().filter(|source| source.key == *key).for_each(|source| source.peer = at);
     }
 
     /// What a member said. `false`: it cannot be true.

@@ -26,7 +26,8 @@ pub(super) struct Flight {
 pub(super) struct InFlight {
     next: u64,
     flights: BTreeMap<RequestId, Flight>,
-    by_item: BTreeMap<(ArtifactId, Item), Vec<RequestId>>,
+    /// By the item first: few items of several artifacts are alike, and an artifact's id takes longer to compare.
+    by_item: BTreeMap<(Item, ArtifactId), Vec<RequestId>>,
     of_class: [u32; 3],
 }
 
@@ -35,7 +36,7 @@ impl InFlight {
     pub(super) fn add(&mut self, flight: Flight) -> RequestId {
         let request = RequestId(self.next);
         self.next += 1;
-        let same = self.by_item.entry((flight.artifact, flight.item)).or_default();
+        let same = self.by_item.entry((flight.item, flight.artifact)).or_default();
         assert!(same.len() < 2, "an item is requested at most twice at once");
         same.push(request);
         self.of_class[flight.class as usize] += 1;
@@ -47,7 +48,7 @@ impl InFlight {
     pub(super) fn remove(&mut self, request: RequestId) -> Option<Flight> {
         let flight = self.flights.remove(&request)?;
         self.of_class[flight.class as usize] -= 1;
-        let key = (flight.artifact, flight.item);
+        let key = (flight.item, flight.artifact);
         if let Some(same) = self.by_item.get_mut(&key) {
             same.retain(|other| *other != request);
             if same.is_empty() {
@@ -59,7 +60,7 @@ impl InFlight {
 
     /// The requests for an item.
     pub(super) fn of_item(&self, artifact: ArtifactId, item: Item) -> &[RequestId] {
-        self.by_item.get(&(artifact, item)).map_or(&[], Vec::as_slice)
+        self.by_item.get(&(item, artifact)).map_or(&[], Vec::as_slice)
     }
 
     /// The requests of an artifact, oldest first.

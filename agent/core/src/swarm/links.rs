@@ -35,7 +35,8 @@ impl Swarm {
             if origin {
                 self.origins.insert(key);
             }
-            self.peers.entry(key).or_insert_with(|| Peer::new(site, class));
+            let at = self.peers.len();
+            self.peers.entry(key).or_insert_with(|| Peer::new(at, site, class));
             self.links_changed = true;
         }
     }
@@ -60,10 +61,18 @@ impl Swarm {
             self.release(request);
         }
         self.timers.disarm(Timer::Peer(key));
-        let Some(peer) = self.peers.remove(&key) else { return };
+        let Some(peer) = self.peers.swap_remove(&key) else { return };
+        // The last one has taken its place.
+        let moved = self.peers.get_index_mut(peer.at).map(|(key, last)| {
+            last.at = peer.at;
+            *key
+        });
         self.origins.remove(&key);
         for state in self.artifacts.values_mut() {
             state.remove_member(&key, &peer);
+            if let Some(moved) = moved {
+                state.moved(&moved, peer.at);
+            }
         }
         if peer.link != Link::Absent {
             self.effects.push_back(Effect::Disconnect { peer: key });

@@ -37,7 +37,7 @@ use lunar_common::time::{Moment, Now};
 
 use artifact::{Artifact, ManifestState};
 use in_flight::InFlight;
-use peers::{Link, Peer};
+use peers::{ByPeer, Link, Peer};
 use picker::Picker;
 use timers::{Timer, Timers};
 
@@ -69,7 +69,7 @@ pub struct Swarm {
     config: Config,
     me: PeerKey,
     site: SiteId,
-    peers: BTreeMap<PeerKey, Peer>,
+    peers: ByPeer<Peer>,
     /// Those of the peers that are origins.
     origins: BTreeSet<PeerKey>,
     artifacts: BTreeMap<ArtifactId, Artifact>,
@@ -87,7 +87,7 @@ impl Swarm {
             config,
             me,
             site,
-            peers: BTreeMap::new(),
+            peers: ByPeer::default(),
             origins: BTreeSet::new(),
             artifacts: BTreeMap::new(),
             in_flight: InFlight::default(),

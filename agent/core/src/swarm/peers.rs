@@ -4,10 +4,17 @@
 //! not banned, and its breaker is closed, or half-open with nothing else under way. Being tried again is always
 //! a matter of time, and the time grows with every failure (A9).
 
+use indexmap::IndexMap;
 use lunar_common::ids::{PeerKey, SiteId};
 use lunar_common::time::Moment;
+use rustc_hash::FxBuildHasher;
 
 use super::config::Config;
+
+/// What is kept of each of many peers. Each chunk has its source looked up several times, among hundreds, in memory that
+/// nobody has touched since the last chunk: an ordered table reads ten times as much of it. The hash is a fast one that
+/// whoever chooses keys can fool, and people enrol every key here. Nothing that is decided depends on where one lies.
+pub(super) type ByPeer<V> = IndexMap<PeerKey, V, FxBuildHasher>;
 
 /// How far away a source is. In order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +63,8 @@ pub(super) enum Breaker {
 /// One peer.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
+    /// Its place in the table of peers.
+    pub(super) at: usize,
     pub(super) site: SiteId,
     pub(super) class: Class,
     pub(super) link: Link,
@@ -76,8 +85,9 @@ pub(super) struct Peer {
 
 impl Peer {
     /// A peer that nothing was tried with yet.
-    pub(super) fn new(site: SiteId, class: Class) -> Self {
+    pub(super) fn new(at: usize, site: SiteId, class: Class) -> Self {
         Self {
+            at,
             site,
             class,
             link: Link::Absent,
@@ -260,7 +270,7 @@ mod tests {
     use super::*;
 
     fn peer() -> Peer {
-        let mut peer = Peer::new(SiteId::new("a").unwrap(), Class::Site);
+        let mut peer = Peer::new(0, SiteId::new("a").unwrap(), Class::Site);
         peer.link = Link::Connected;
         peer
     }

@@ -96,16 +96,18 @@ impl Swarm {
     fn try_again(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get(&artifact) else { return };
         let Some(picker) = state.picker.as_ref() else { return };
-        let on_trial = state.sources.iter().filter_map(|key| Some((key, self.peers.get(key)?)));
-        let asked: Vec<(PeerKey, Class, u32)> = on_trial
+        let asked: Vec<(PeerKey, Class, u32)> = state
+            .sources
+            .iter()
+            .map(|source| (source, &self.peers[source.peer]))
             .filter(|(_, peer)| peer.is_on_trial() && peer.is_askable())
-            .filter_map(|(key, peer)| {
+            .filter_map(|(source, peer)| {
                 let ours = |chunk: &u32| {
                     peer.class == Class::Site || state.duty.is_importer(*chunk) || state.helping_oneself
                 };
-                let told = state.members.get(key)?.told.as_ref()?;
+                let told = state.members[source.member].told.as_ref()?;
                 let chunk = told.iter().find(|chunk| picker.is_idle(*chunk) && ours(chunk))?;
-                Some((*key, peer.class, chunk))
+                Some((source.key, peer.class, chunk))
             })
             .collect();
         for (key, class, chunk) in asked {
@@ -183,13 +185,13 @@ impl Swarm {
         state: &'a Artifact,
         class: Class,
         room: u32,
-    ) -> Vec<Source<'a>> {
-        let sources = state.sources.iter().filter_map(|key| Some((key, self.peers.get(key)?)));
+    ) -> Vec<Offer<'a>> {
+        let sources = state.sources.iter().map(|source| (source, &self.peers[source.peer]));
         sources
             .filter(|(_, peer)| peer.class == class && peer.in_flight < room && peer.is_askable())
-            .filter_map(|(key, peer)| {
-                let told = state.members.get(key)?.told.as_ref()?;
-                Some(Source { key: *key, in_flight: peer.in_flight, told })
+            .filter_map(|(source, peer)| {
+                let told = state.members[source.member].told.as_ref()?;
+                Some(Offer { key: source.key, in_flight: peer.in_flight, told })
             })
             .collect()
     }
@@ -198,7 +200,7 @@ impl Swarm {
     pub(super) fn source(
         &self,
         chunk: u32,
-        sources: &[Source<'_>],
+        sources: &[Offer<'_>],
         except: Option<PeerKey>,
     ) -> Option<PeerKey> {
         let offering =
@@ -411,7 +413,7 @@ impl Swarm {
 }
 
 /// A source that may be asked, with what it says it has: looked up once for all chunks that are looked at.
-pub(super) struct Source<'a> {
+pub(super) struct Offer<'a> {
     key: PeerKey,
     in_flight: u32,
     told: &'a HaveSet,
