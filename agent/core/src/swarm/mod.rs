@@ -22,6 +22,7 @@ mod input;
 mod links;
 mod peers;
 mod picker;
+mod ready;
 mod requests;
 #[cfg(test)]
 mod tests;

@@ -4,13 +4,12 @@
 //! are asked for. Main invariant: the order is kept up to date by every change, one chunk at a time; nothing
 //! is ever counted again from the start. A chunk that is held or under way is in no order.
 
-use std::collections::BTreeSet;
-
 use lunar_common::have_set::HaveSet;
 use lunar_common::order::draw;
 
 use super::duty::Duty;
 use super::peers::Class;
+use super::ready::Ready;
 
 /// Copies in the site, of those that are connected, from which on one more helps nobody at once: half of what are
 /// asked at a time.
@@ -29,8 +28,11 @@ pub(super) struct Picker {
     copies_sites: Vec<u16>,
     taken_site: Vec<u16>,
     taken_sites: Vec<u16>,
-    tie: u64,
-    ready: [BTreeSet<(u32, u64, u32)>; 3],
+    /// One's own order of the chunks: where each stands in it, and which stands where.
+    turn: Vec<u32>,
+    chunk_at: Vec<u32>,
+    /// By class of source: whose turn it is, by copies.
+    ready: [Ready; 3],
     place: Vec<Option<(Class, u32)>>,
 }
 
@@ -51,6 +53,11 @@ impl Picker {
         let count = frame_bytes.len();
         let had = have.count();
         let sum: u64 = frame_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+        let chunk_at = own_order(count, draw("swarm tie", key));
+        let mut turn = vec![0; count];
+        for (at, chunk) in (0..).zip(&chunk_at) {
+            turn[*chunk as usize] = at;
+        }
         Self {
             frame_bytes_mean: (sum / frame_bytes.len().max(1) as u64).max(1),
             frame_bytes_max: frame_bytes.iter().max().copied().unwrap_or(0).into(),
@@ -62,8 +69,9 @@ impl Picker {
             copies_sites: vec![0; count],
             taken_site: vec![0; count],
             taken_sites: vec![0; count],
-            tie: draw("swarm tie", key),
-            ready: [BTreeSet::new(), BTreeSet::new(), BTreeSet::new()],
+            turn,
+            chunk_at,
+            ready: [Ready::default(), Ready::default(), Ready::default()],
             place: vec![None; count],
         }
     }
@@ -157,7 +165,7 @@ impl Picker {
 
     /// The chunks that could be asked for at sources of a class, rarest first.
     pub(super) fn ready(&self, class: Class) -> impl Iterator<Item = u32> + '_ {
-        self.ready[class as usize].iter().map(|(_, _, chunk)| *chunk)
+        self.ready[class as usize].iter().map(|turn| self.chunk_at[turn as usize])
     }
 
     /// Whether any chunk could be asked for at sources of a class.
@@ -168,15 +176,15 @@ impl Picker {
     /// Puts one chunk where it belongs now.
     fn settle(&mut self, chunk: u32, rules: Rules<'_>) {
         let place = self.place_of(chunk, rules);
-        let tie = self.tie_of(chunk);
         if self.place[chunk as usize] == place {
             return;
         }
+        let turn = self.turn[chunk as usize];
         if let Some((class, copies)) = self.place[chunk as usize] {
-            self.ready[class as usize].remove(&(copies, tie, chunk));
+            self.ready[class as usize].remove(copies, turn);
         }
         if let Some((class, copies)) = place {
-            self.ready[class as usize].insert((copies, tie, chunk));
+            self.ready[class as usize].insert(copies, turn);
         }
         self.place[chunk as usize] = place;
     }
@@ -199,12 +207,17 @@ impl Picker {
         let ours = rules.duty.is_earth_fetcher(chunk) || rules.helping_oneself;
         (rules.settled && ours && !taken).then_some((Class::Earth, 0))
     }
+}
 
-    /// Chunks equally rare are taken in an order of one's own, or all members would fetch the same ones.
-    fn tie_of(&self, chunk: u32) -> u64 {
-        (self.tie ^ u64::from(chunk)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-            ^ self.tie.wrapping_mul(u64::from(chunk) | 1)
-    }
+/// Chunks equally rare are taken in an order of one's own, or all members would fetch the same ones.
+fn own_order(count: usize, tie: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..).take(count).collect();
+    order.sort_by_cached_key(|chunk| {
+        let chunk = u64::from(*chunk);
+        let mixed = (tie ^ chunk).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        (mixed ^ tie.wrapping_mul(chunk | 1), chunk)
+    });
+    order
 }
 
 fn bump(count: &mut u16, by: i16) {
