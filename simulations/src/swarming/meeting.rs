@@ -148,8 +148,6 @@ impl World {
         }
         part.alarm = None;
         part.knows.clear();
-        part.taking.clear();
-        part.heard.clear();
         for item in std::mem::take(&mut part.of_earth).into_values() {
             self.earth_over(server, item);
         }

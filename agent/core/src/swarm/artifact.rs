@@ -5,6 +5,7 @@
 //! takings exactly while it is connected, reliable and not silent; both change through `reconsider` only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
@@ -19,6 +20,9 @@ use super::picker::{Picker, Rules};
 
 /// The number that stands for the manifest where duties are drawn: no chunk has it.
 pub(super) const MANIFEST: u32 = u32::MAX;
+
+/// How often the time for which a chunk from Earth waits for a taker is doubled at most.
+const UNSPREAD_DOUBLINGS_MAX: usize = 5;
 
 /// Where the manifest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +81,8 @@ pub(super) struct Artifact {
     /// Most bytes that the manifest has.
     pub(super) manifest_bytes: u32,
     pub(super) picker: Option<Picker>,
-    /// Members to whom we listen, for as long as the connection stands.
-    pub(super) listened: BTreeSet<PeerKey>,
+    /// Members to whom we listen, for as long as the connection stands; and whether to what they are taking, too.
+    pub(super) listened: BTreeMap<PeerKey, bool>,
     /// The Earth link may be used: whoever may be fetching from there was heard, or had time to speak.
     pub(super) settled: bool,
     /// Since when those who should be heard first are waited for.
@@ -92,11 +96,18 @@ pub(super) struct Artifact {
     pub(super) received: BytesBySource,
     /// What members have heard that others are fetching, and until when that may be true.
     pub(super) hearsay: BTreeMap<u32, Moment>,
+    /// What anybody was heard to be fetching, at first or at second hand, and until when that may be true: whoever
+    /// begins to listen is told.
+    heard: BTreeMap<u32, Moment>,
     /// Chunks whose fetching for others has just come to nothing: listeners are told, unless they are asked for again
     /// at once.
     pub(super) left: BTreeSet<u32>,
     /// Chunks that are here and that listeners were not told of.
     pub(super) untold: Vec<u32>,
+    /// When the first of them came.
+    pub(super) untold_since: Moment,
+    /// Chunks that came from Earth and that nobody else was seen to have, and until when each holds its place.
+    unspread: BTreeMap<u32, Moment>,
     pub(super) complete: bool,
 }
 
@@ -116,7 +127,7 @@ impl Artifact {
             manifest: ManifestState::Missing,
             manifest_bytes: 0,
             picker: None,
-            listened: BTreeSet::new(),
+            listened: BTreeMap::new(),
             settled: false,
             settling_since: now,
             gateways_changed: false,
@@ -125,8 +136,11 @@ impl Artifact {
             last_moved: now,
             received: BytesBySource::default(),
             hearsay: BTreeMap::new(),
+            heard: BTreeMap::new(),
             left: BTreeSet::new(),
             untold: Vec::new(),
+            untold_since: now,
+            unspread: BTreeMap::new(),
             complete: false,
         }
     }
@@ -149,6 +163,27 @@ impl Artifact {
         }
     }
 
+    /// Whether one should hear what others are taking: whoever fetches for others, and whoever is next to.
+    pub(super) fn wants_takings(&self) -> bool {
+        let me = self.duty.me();
+        self.fetches_for_others() || self.duty.near_gateways().any(|near| near == me)
+    }
+
+    /// How one should listen to a member from now on; `None`: as one does.
+    pub(super) fn listens_anew(&mut self, key: &PeerKey) -> Option<bool> {
+        let takings = self.wants_takings();
+        if self.listened.get(key).is_some_and(|before| *before || !takings) {
+            return None;
+        }
+        if self.listened.insert(*key, takings).is_some()
+            && let Some(membership) = self.members.get_mut(key)
+        {
+            // What it says from now on begins with all that it is taking.
+            membership.answered = false;
+        }
+        Some(takings)
+    }
+
     fn fetches_for_others(&self) -> bool {
         self.duty.is_gateway(&self.duty.me()) || self.helping_oneself
     }
@@ -160,7 +195,8 @@ impl Artifact {
         }
         let mut sought = self.sought();
         sought.retain(|key| {
-            let speaks = |other: &Membership| !other.answered && !other.silent;
+            let heard = |other: &Membership| other.answered && self.listened.get(key) == Some(&true);
+            let speaks = |other: &Membership| !heard(other) && !other.silent;
             self.members.get(key).is_some_and(speaks) && peers.get(key).is_some_and(Peer::may_be_heard)
         });
         sought
@@ -261,7 +297,8 @@ impl Artifact {
             && !membership.silent
             && membership.told.is_some()
             && !matches!(word, Word::HaveSet(_) | Word::Standing { .. });
-        membership.answered = true;
+        // What is said first on a stream is all that there is to say; what another stream had left behind is not it.
+        membership.answered |= matches!(word, Word::Nothing | Word::HaveSet(_) | Word::Standing { .. });
         membership.silent = false;
         membership.last_said = now;
         if matches!(word, Word::Have(_) | Word::Haves(_)) {
@@ -315,6 +352,55 @@ impl Artifact {
         let membership = self.members.entry(*key).or_default();
         membership.taking = taking.into_iter().collect();
         membership.told = Some(have);
+    }
+
+    /// A chunk came from Earth: if anybody is there to take it, it holds its place until somebody does, or for `patience`,
+    /// twice as long for each that came before it and went nowhere.
+    pub(super) fn came_from_earth(
+        &mut self,
+        chunk: u32,
+        patience: Duration,
+        peers: &ByPeer<Peer>,
+        now: Moment,
+    ) {
+        let takes = |(key, member): (&PeerKey, &Membership)| {
+            let lacks = member.told.as_ref().is_some_and(|told| !told.is_complete());
+            lacks && peers.get(key).is_some_and(Peer::is_counted)
+        };
+        if !self.members.iter().any(takes) {
+            return;
+        }
+        let stuck = self.unspread.values().filter(|until| **until <= now).count();
+        let doubled = 1 << stuck.min(UNSPREAD_DOUBLINGS_MAX);
+        self.unspread.insert(chunk, now.after(patience * doubled));
+    }
+
+    /// How many chunks from Earth hold a place, and until when the first does. None, while one helps oneself.
+    pub(super) fn unspread(&mut self, now: Moment) -> (u64, Option<Moment>) {
+        if let Some(picker) = &self.picker {
+            self.unspread.retain(|chunk, _| !picker.has_copies(*chunk));
+        }
+        let held = self.unspread.values().filter(|until| **until > now);
+        match held.clone().min() {
+            Some(first) if !self.helping_oneself => (held.count() as u64, Some(*first)),
+            Some(_) | None => (0, None),
+        }
+    }
+
+    /// Somebody was heard to be fetching these.
+    pub(super) fn keep_heard(&mut self, heard: &[(u32, Moment)], now: Moment) {
+        self.heard.retain(|_, until| *until > now);
+        let all = self.picker.as_ref().map_or(0, Picker::len);
+        for (chunk, until) in heard.iter().filter(|(chunk, _)| *chunk < all) {
+            let known = self.heard.entry(*chunk).or_insert(*until);
+            *known = (*known).max(*until);
+        }
+    }
+
+    /// What may still be true of what was heard, and for how long.
+    pub(super) fn heard(&self, now: Moment) -> impl Iterator<Item = (u32, Duration)> + '_ {
+        let still = self.heard.iter().filter(move |(_, until)| **until > now);
+        still.map(move |(chunk, until)| (*chunk, until.since(now)))
     }
 
     /// Somebody is fetching these, as a member heard. Nobody is believed for longer than whoever said it first.

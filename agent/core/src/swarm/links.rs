@@ -91,8 +91,11 @@ impl Swarm {
         peer.reached();
         for (artifact, state) in &mut self.artifacts {
             state.reconsider(&key, peer);
-            if talks && !state.complete && state.listened.insert(key) {
-                self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+            if talks
+                && !state.complete
+                && let Some(takings) = state.listens_anew(&key)
+            {
+                self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key, takings });
             }
         }
         self.links_changed = true;
@@ -157,8 +160,10 @@ impl Swarm {
                 self.timers.arm(Timer::Hearsay(artifact), first);
             }
         }
-        for (chunk, until) in taken.into_iter().chain(heard) {
-            self.effects.push_back(Effect::Heard { artifact, chunk, until });
+        taken.append(&mut heard);
+        if !taken.is_empty() {
+            state.keep_heard(&taken, now);
+            self.restated.insert(artifact);
         }
     }
 
@@ -206,8 +211,11 @@ impl Swarm {
     pub(super) fn subscribe_everywhere(&mut self, artifact: ArtifactId) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         for (key, peer) in &self.peers {
-            if peer.link == Link::Connected && peer.class != Class::Earth && state.listened.insert(*key) {
-                self.effects.push_back(Effect::Subscribe { artifact, peer: *key });
+            if peer.link == Link::Connected
+                && peer.class != Class::Earth
+                && let Some(takings) = state.listens_anew(key)
+            {
+                self.effects.push_back(Effect::Subscribe { artifact, peer: *key, takings });
             }
         }
     }
@@ -236,13 +244,13 @@ impl Swarm {
     }
 
     /// Listens to those who are sought and were connected before they were: whoever connects by itself is not listened
-    /// to while there are neighbours enough.
+    /// to while there are neighbours enough, nor to what it is taking by those who fetch for nobody.
     fn listen_to_sought(&mut self) {
         for (artifact, state) in self.artifacts.iter_mut().filter(|(_, state)| !state.complete) {
             for key in state.sought() {
                 let connected = self.peers.get(&key).is_some_and(|peer| peer.link == Link::Connected);
-                if connected && state.listened.insert(key) {
-                    self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+                if connected && let Some(takings) = state.listens_anew(&key) {
+                    self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key, takings });
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! are asked for. Main invariant: the order is kept up to date by every change, one chunk at a time; nothing
 //! is ever counted again from the start. A chunk that is held or under way is in no order.
 
+use std::time::Duration;
+
 use lunar_common::have_set::HaveSet;
 use lunar_common::order::draw;
 
@@ -114,6 +116,19 @@ impl Picker {
     /// Whether so few in the site have a chunk that somebody may wait for one more.
     pub(super) fn is_rare_in_site(&self, chunk: u32) -> bool {
         self.copies_site.get(chunk as usize).is_none_or(|copies| *copies < COMMON_AT)
+    }
+
+    /// Whether anybody who can be counted on has a chunk.
+    pub(super) fn has_copies(&self, chunk: u32) -> bool {
+        let index = chunk as usize;
+        self.copies_site.get(index).is_some_and(|copies| *copies > 0)
+            || self.copies_sites.get(index).is_some_and(|copies| *copies > 0)
+    }
+
+    /// A part of a time, by a chunk's turn in one's own order: each server has another.
+    pub(super) fn part_of(&self, whole: Duration, chunk: u32) -> Duration {
+        let turn = self.turn.get(chunk as usize).copied().unwrap_or(0);
+        whole * turn / self.len().max(1)
     }
 
     /// The largest frame's length.
