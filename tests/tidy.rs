@@ -54,7 +54,7 @@ const PURE: &[(&str, &[&str])] = &[
             "toml",
         ],
     ),
-    ("agent/core", &["blake3", "lunar-common", "serde", "thiserror"]),
+    ("agent/core", &["blake3", "indexmap", "lunar-common", "rustc-hash", "serde", "thiserror"]),
     (
         "coordinator/core",
         &["blake3", "indexmap", "lunar-common", "rustc-hash", "schemars", "serde", "thiserror"],

@@ -1,7 +1,8 @@
 //! The one way to change anything: a signed document, handed over.
 //!
 //! Owns the answer to it. Main invariant: handing the same document over again changes nothing and says so, because its
-//! hash is its identity: that is why no `Idempotency-Key` is needed, and one that is sent may be anything.
+//! hash is its identity: that is why no `Idempotency-Key` is needed, and one that is sent may be anything. It is known, or,
+//! where only the newest word counts (approvals and curbs), refused as no newer than the one that was taken.
 
 use axum::Json;
 use axum::extract::State;
