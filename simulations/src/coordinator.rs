@@ -393,6 +393,7 @@ impl World {
                     self.note(&format!("granted {} {}", granted.server, granted.lease));
                 }
                 self.remember_rare(&event);
+                self.check_gate(&event);
                 let about = server_of(&event).map(|server| self.documents.numbered(server));
                 let mutant = self.options.mutant;
                 self.host.append(event, mutant);

@@ -14,7 +14,7 @@ use lunar_common::enrolment::{Enrolment, Revocation, Role};
 use lunar_common::ids::{ArtifactId, ArtifactName, GroupId, PauseId, PeerKey, Sequence, ServerId, SiteId};
 use lunar_common::limits::{Limits, PlaceLimits, Tier, TierLimits};
 use lunar_common::plan::windows::Windows;
-use lunar_common::plan::{LeaseTerms, Retry, Spread, StopRules};
+use lunar_common::plan::{LeaseTerms, Retry, Spread, Stage, StopRules};
 use lunar_common::time::WallTime;
 use lunar_common::trust::TrustState;
 use serde::Serialize;
@@ -66,8 +66,9 @@ pub(crate) fn release_name() -> ArtifactName {
 impl Documents {
     pub(crate) fn new(scenario: &Scenario, seats: &[Seat], wide_limits: bool) -> Self {
         let mut anchor = TrustState::anchored(&root(1)).expect("the root is signed by its own key");
+        let coordinator = ServerId::new("coordinator").expect("a valid name");
         let coordinator =
-            machine("coordinator", u64::MAX, Role::Coordinator, &Place::of_coordinator(scenario), 1);
+            machine(coordinator, u64::MAX, Role::Coordinator, &Place::of_coordinator(scenario), 1);
         anchor.accept(&coordinator.enrolment, START).expect("the coordinator's enrolment is genuine");
         let sites = scenario.site_names();
         let servers: Vec<Machine> = seats
@@ -75,7 +76,7 @@ impl Documents {
             .enumerate()
             .map(|(number, seat)| {
                 let place = Place::of(seat, &sites);
-                machine(&format!("srv-{number}"), number as u64, Role::Agent, &place, 1)
+                machine(simulated_name(number), number as u64, Role::Agent, &place, 1)
             })
             .collect();
         let mut all = anchor.clone();
@@ -134,7 +135,12 @@ impl Place {
     }
 }
 
-fn machine(name: &str, number: u64, role: Role, place: &Place, sequence: u64) -> Machine {
+/// What the server of this number is called.
+pub(crate) fn simulated_name(number: usize) -> ServerId {
+    ServerId::new(&format!("srv-{number}")).expect("a valid name")
+}
+
+fn machine(server: ServerId, number: u64, role: Role, place: &Place, sequence: u64) -> Machine {
     let mut seed = [50u8; 32];
     seed[..8].copy_from_slice(&number.to_le_bytes());
     let key = SigningKey::from_bytes(&seed);
@@ -142,13 +148,13 @@ fn machine(name: &str, number: u64, role: Role, place: &Place, sequence: u64) ->
     let enrolment = Enrolment {
         format: 1,
         fleet: "moon".parse().expect("a valid name"),
-        server: ServerId::new(name).expect("a valid name"),
+        hostname: server.as_str().to_owned(),
+        server,
         sequence: Sequence(sequence),
         issued: START,
         expires: None,
         key: peer,
         role,
-        hostname: name.to_owned(),
         site: place.site.clone(),
         cluster: place.cluster.parse().expect("a valid name"),
         tier: place.tier,
@@ -198,6 +204,8 @@ struct SameWords<'a> {
     limits: &'a Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
     windows: &'a Option<Windows>,
+    #[serde(skip_serializing_if = "<[Stage]>::is_empty")]
+    stages: &'a [Stage],
     lease: &'a LeaseTerms,
     spread: &'a Spread,
     retry: &'a Retry,
@@ -226,8 +234,8 @@ pub(crate) fn plan(scenario: &Scenario, wide: bool, generation: u64) -> SignedDo
     )
     .expect("a text takes a text");
     let limits = if wide { widened(&scenario.limits) } else { scenario.limits.clone() };
-    let Scenario { windows, lease, spread, retry, stop, .. } = scenario;
-    let same = SameWords { limits: &limits, windows, lease, spread, retry, stop };
+    let Scenario { windows, stages, lease, spread, retry, stop, .. } = scenario;
+    let same = SameWords { limits: &limits, windows, stages, lease, spread, retry, stop };
     text.push_str(&toml::to_string(&same).expect("each has a form in TOML"));
     signed(Kind::Plan, &text)
 }
@@ -300,8 +308,9 @@ pub(crate) fn revocation(sequence: u64, keys: Vec<PeerKey>) -> SignedDocument {
 }
 
 /// The enrolment of a server, given out once more.
-pub(crate) fn enrolment_again(number: u64, seat: &Seat, sites: &[SiteId], sequence: u64) -> SignedDocument {
-    machine(&format!("srv-{number}"), number, Role::Agent, &Place::of(seat, sites), sequence).enrolment
+pub(crate) fn enrolment_again(number: usize, seat: &Seat, sites: &[SiteId], sequence: u64) -> SignedDocument {
+    let place = Place::of(seat, sites);
+    machine(simulated_name(number), number as u64, Role::Agent, &place, sequence).enrolment
 }
 
 pub(crate) fn signed(kind: Kind, body: &str) -> SignedDocument {

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use lunar_common::inventory::InventoryServer;
 use lunar_common::limits::Tier;
-use lunar_common::plan::{Plan, StopRules};
+use lunar_common::plan::{Plan, Select, Stage, StopRules};
 use lunar_coordinator_core::planner::Assumptions;
 use serde::Serialize;
 
+use crate::documents::simulated_name;
 use crate::measure::{DownFigures, Figures};
 use crate::options::Options;
 use crate::scenario::{
@@ -98,6 +99,7 @@ pub fn scenario_of(
         limits: plan.limits.clone(),
         // A run begins at a fixed time of its own, in which the windows would lie elsewhere.
         windows: None,
+        stages: plan.stages.iter().map(|stage| staged(stage, &selected)).collect(),
         artifact: Artifact {
             bytes: plan.artifacts.iter().map(|artifact| artifact.bytes).sum::<u64>().max(1),
             chunk_bytes: 262_144,
@@ -134,6 +136,23 @@ pub fn scenario_of(
     let problems: Vec<String> =
         scenario.problems().into_iter().filter(|problem| !problem.starts_with("limits.")).collect();
     if problems.is_empty() { Ok(scenario) } else { Err(problems) }
+}
+
+/// A stage as it is run: nobody is asked to approve, windows do not count, and what a simulated server has not is said by
+/// its name.
+fn staged(stage: &Stage, selected: &[&InventoryServer]) -> Stage {
+    let Select { tiers, sites, .. } = &stage.select;
+    let plain = Select { tiers: tiers.clone(), sites: sites.clone(), ..Select::default() };
+    let select = if plain == stage.select {
+        plain
+    } else {
+        let taken = selected.iter().enumerate().filter(|(_, server)| stage.select.takes(server));
+        // A list without names would select everybody: nobody has the name that stands for nobody.
+        let nobody = std::iter::once(selected.len());
+        let numbers = taken.map(|(number, _)| number).chain(nobody);
+        Select { servers: numbers.map(simulated_name).collect(), ..Select::default() }
+    };
+    Stage { select, approval_batch: None, windows: Vec::new(), ..stage.clone() }
 }
 
 /// The sites, and every server's seat in them, by the order in which they are first named.

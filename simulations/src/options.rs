@@ -56,6 +56,10 @@ pub enum Mutant {
     HaltIgnoredWhileDownloading,
     /// The plan that goes out holds nobody to windows.
     WindowsLeftOut,
+    /// The plan that goes out has no stages: everyone may start at once.
+    StagesLeftOut,
+    /// The plan that goes out asks for no soak, and for a tenth of the success.
+    GatesLeftAjar,
     /// The switch of the link is reported before the release is whole.
     HalfStaged,
     /// The plan that goes out lets the campaign go on after failures that people meant to be paused by: the first one in
@@ -125,6 +129,14 @@ impl Options {
         let written = || Scenario::clone(&self.scenario);
         match self.mutant {
             Some(Mutant::GoesOnAfterFailures) => Arc::new(Scenario { stop: StopRules::never(), ..written() }),
+            Some(Mutant::StagesLeftOut) => Arc::new(Scenario { stages: Vec::new(), ..written() }),
+            Some(Mutant::GatesLeftAjar) => {
+                let mut ajar = written();
+                for stage in &mut ajar.stages {
+                    (stage.soak_s, stage.success_per_10000) = (0, stage.success_per_10000.div_ceil(10));
+                }
+                Arc::new(ajar)
+            }
             Some(Mutant::WindowsLeftOut) => Arc::new(Scenario { windows: None, ..written() }),
             Some(_) | None => Arc::clone(&self.scenario),
         }

@@ -15,7 +15,7 @@ use lunar_common::document::{Place, explain_toml};
 use lunar_common::ids::SiteId;
 use lunar_common::limits::{Limits, Tier};
 use lunar_common::plan::windows::Windows;
-use lunar_common::plan::{LeaseTerms, Retry, Spread, StopRules};
+use lunar_common::plan::{LeaseTerms, Retry, Spread, Stage, StopRules};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::Fault;
@@ -50,6 +50,9 @@ pub struct Scenario {
     /// When servers may go down; the same words as in a plan. A run begins on 2026-11-21 at 08:00 UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Windows>,
+    /// Who goes first, and what must be shown before the others follow; the same words as in a plan. Absent: nobody waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
     /// What is installed.
     pub artifact: Artifact,
     /// What it travels over.

@@ -103,6 +103,7 @@ pub struct World {
     pub(crate) truth: Truth,
     pub(crate) swarming: Swarming,
     pub(crate) earth_seen: invariants::s12_earth::Seen,
+    pub(crate) order: invariants::s14_order::Order,
     pub(crate) measure: Measure,
     /// How often a server was checked.
     pub(crate) checks: u64,
@@ -145,6 +146,7 @@ impl World {
             groups: members_of_groups(&seats),
             truth: Truth::new(&options, &seats),
             earth_seen: invariants::s12_earth::Seen::default(),
+            order: invariants::s14_order::Order::new(&options, &documents),
             swarming: Swarming::new(&options, &documents, &seats),
             measure: Measure::new(&scenario, &seats),
             servers,

@@ -66,3 +66,29 @@ fn a_plan_by_which_every_upgrade_would_be_rolled_back_is_not_simulated_but_told(
     let problems = scenario_of(&plan, &servers, &assumed, 2 * DAY_S).expect_err("no upgrade could commit");
     assert!(problems[0].starts_with("lease.commit_within_s: 400 s"), "{problems:?}");
 }
+
+#[test]
+fn stages_are_simulated_and_agree_with_the_closed_form_within_a_twentieth() {
+    let plan = plan(
+        "[limits]\nfleet = 9\n[limits.tier]\n1 = 3\n2 = 6\n3 = 1\n\
+         [[stages]]\nname = \"canary\"\nsize = 4\nsoak_s = 3600\nselect = { labels = { ring = [\"first\"] } }\n\
+         [[stages]]\nname = \"rest\"\n",
+    );
+    let labelled = SERVERS.replace("site = \"rim\"\n", "site = \"rim\"\nlabels = { ring = \"first\" }\n");
+    let servers = Inventory::parse(labelled.as_bytes()).expect("a sound inventory").servers;
+    let assumed = Assumptions { failures_per_10000: 0, ..Assumptions::of(&plan) };
+    let assessed = planner::assess(&plan, &servers, assumed, Calendar::DAY_S, WallTime(plan.issued.0));
+    let closed_s = assessed.expect("it can be calculated").finish_s.expect("it ends");
+    let scenario = scenario_of(&plan, &servers, &assumed, 2 * DAY_S).expect("it can be simulated");
+    let forecast = Forecast::of(&Arc::new(scenario), 2).expect("some run ends");
+    assert_eq!(forecast.unfinished, 0);
+    let begins = forecast.tiers.iter().map(|tier| tier.first_down_s).min().unwrap();
+    let simulated_s = forecast.median_s - begins;
+    assert!(
+        simulated_s.abs_diff(closed_s) * 20 <= closed_s,
+        "closed {closed_s} s, simulated {simulated_s} s after {begins} s"
+    );
+    // Only tier 2 has the label: nobody of tier 1 goes down before the canary has soaked.
+    let first_down_s = |at: usize| forecast.tiers[at].first_down_s;
+    assert!(first_down_s(0) > first_down_s(1) + 3_600, "{forecast:#?}");
+}

@@ -135,11 +135,12 @@ impl CheckCommand {
                 None
             }
             Ok(scenario) => {
-                if !plan.stages.is_empty() || !plan.order.is_empty() {
-                    warnings.push(
-                        "simulated without its stages and its order: the figures above add those up"
-                            .to_owned(),
-                    );
+                if !plan.order.is_empty() {
+                    let words = "simulated without its order: the figures above add that up";
+                    warnings.push(words.to_owned());
+                }
+                if plan.stages.iter().any(|stage| stage.approval_batch.is_some()) {
+                    warnings.push("simulated as if every batch were approved at once".to_owned());
                 }
                 let forecast = Forecast::of(&Arc::new(scenario), self.seeds);
                 if forecast.is_none() {

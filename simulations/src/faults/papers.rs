@@ -101,7 +101,7 @@ impl World {
         let old = self.published.clone();
         let replaced = &self.documents.servers[server].enrolment;
         self.published = old.into_iter().filter(|other| **other != *replaced).collect();
-        let enrolment = documents::enrolment_again(server as u64, &seat, &sites, *sequence);
+        let enrolment = documents::enrolment_again(server, &seat, &sites, *sequence);
         self.documents.servers[server].enrolment = enrolment.clone();
         self.publish(enrolment);
     }

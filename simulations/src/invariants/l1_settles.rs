@@ -19,14 +19,16 @@ const LATE_MS: u64 = 2 * 3_600_000;
 /// How many servers that have not ended are told in full.
 const TOLD_MAX: usize = 8;
 
-/// The bound: as if all attempts of all servers came one after the other, each as long as the plan allows; but
-/// never much longer than the campaign's own time.
+/// The bound: as if all attempts of all servers came one after the other, each as long as the plan allows, with the soaks
+/// of the stages twice, since a coordinator that dies forgets some of them; but never much longer than the campaign's
+/// own time.
 pub(crate) fn bound_ms(options: &Options) -> u64 {
     let scenario = &options.scenario;
     let lease = &scenario.lease;
     let attempt_ms = 1_000 * u64::from(lease.down_s_max + lease.start_within_s + 60);
     let attempts = scenario.servers() as u64 * u64::from(scenario.retry.attempts_max);
-    (attempts * attempt_ms + SLACK_MS).min(scenario.ends_ms() + LATE_MS)
+    let soaks_ms: u64 = scenario.stages.iter().map(|stage| stage.demand().soak_ms).sum();
+    (attempts * attempt_ms + 2 * soaks_ms + SLACK_MS).min(scenario.ends_ms() + LATE_MS)
 }
 
 /// Whether everyone has come to an end.

@@ -1,8 +1,8 @@
 //! L2 and L4: once all is healed, no lease lies with an idle holder, and no slot lies idle while somebody waits.
 //!
 //! Reason: both look well on every dashboard and end no campaign. A lease whose holder knows nothing of it is freed
-//! by the next report; a server that asks while nothing is held and its windows are open is granted at one of its next
-//! claims.
+//! by the next report; a server that asks while nothing is held, its windows are open and no stage has to pass first is granted at one of its
+//! next claims.
 
 use lunar_agent_core::journal::State;
 
@@ -53,7 +53,7 @@ fn starved(world: &mut World) -> Option<Violation> {
     };
     // With machines still to be written off, slots are taken by them.
     let taken = !world.host.ledger.held.is_empty() || world.lost.iter().any(|at| !world.servers[*at].revoked);
-    let waiting = if taken {
+    let waiting = if taken || !world.order.has_room() {
         None
     } else {
         let may_start = |at: &&crate::server::Server| s6_window::is_open(world, at.number);

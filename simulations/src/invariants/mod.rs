@@ -10,6 +10,7 @@ mod s10_halt;
 pub(crate) mod s11_audit;
 pub(crate) mod s12_earth;
 pub(crate) mod s13_stop;
+pub(crate) mod s14_order;
 mod s15_duplicates;
 pub(crate) mod s16_bounds;
 mod s18_works;
@@ -25,6 +26,7 @@ mod s9_generation;
 use std::fmt;
 
 use lunar_agent_core::swarm::Item;
+use lunar_coordinator_core::event::EventBody;
 
 use crate::measure::{Figures, Series};
 use crate::options::Options;
@@ -88,8 +90,16 @@ impl World {
                 .or_else(|| s8_whole::check(self, server))
                 .or_else(|| s16_bounds::check(self, server));
             s1_lease::remember(self, server);
+            s14_order::follow(self, server);
         }
         self.checks += 1;
+    }
+
+    /// The durable log has grown by an event.
+    pub(crate) fn check_gate(&mut self, event: &EventBody) {
+        if self.violation.is_none() {
+            self.violation = s14_order::check_log(self, event);
+        }
     }
 
     /// The durable log has grown.
@@ -165,7 +175,8 @@ impl World {
         if self.violation.is_none() {
             self.violation = s10_halt::check(self, server)
                 .or_else(|| s5_redundancy::check(self, server))
-                .or_else(|| s6_window::check(self, server));
+                .or_else(|| s6_window::check(self, server))
+                .or_else(|| s14_order::check(self, server));
         }
     }
 

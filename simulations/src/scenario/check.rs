@@ -41,7 +41,7 @@ pub(super) fn problems(scenario: &Scenario, text: &str) -> Vec<Problem> {
     links(scenario, &mut found);
     times(scenario, &mut found);
     faults(scenario, &mut found);
-    windows(scenario, &mut found);
+    plan(scenario, &mut found);
     found.problems
 }
 
@@ -113,14 +113,27 @@ fn head(scenario: &Scenario, found: &mut Found<'_>) {
     }
 }
 
-/// Windows are what a plan with them may have.
-fn windows(scenario: &Scenario, found: &mut Found<'_>) {
-    if scenario.windows.is_none() || !found.problems.is_empty() {
+/// Windows and stages are what a plan with them may have.
+fn plan(scenario: &Scenario, found: &mut Found<'_>) {
+    if scenario.windows.is_none() && scenario.stages.is_empty() || !found.problems.is_empty() {
         return;
+    }
+    for (place, stage) in scenario.stages.iter().enumerate() {
+        if stage.approval_batch.is_some() {
+            found.say(&format!("stages[{place}].approval_batch"), "nobody approves here: take it out");
+        }
+        if !stage.select.labels.is_empty() {
+            let key = format!("stages[{place}].select.labels");
+            found.say(
+                &key,
+                "no server has labels here: select by tiers, sites, clusters or names (srv-0 and on)",
+            );
+        }
     }
     let plan = documents::plan(scenario, false, 1);
     if let Err(ContentError::Problems { problems, .. }) = Plan::parse(&plan.body) {
-        for problem in problems.into_iter().filter(|problem| problem.key.starts_with("windows")) {
+        let is_ours = |key: &str| key.starts_with("windows") || key.starts_with("stages");
+        for problem in problems.into_iter().filter(|problem| is_ours(&problem.key)) {
             found.say(&problem.key, problem.problem);
         }
     }
