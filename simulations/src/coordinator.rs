@@ -390,6 +390,7 @@ impl World {
         match effect {
             Effect::Append(event) => {
                 if let EventBody::Granted(granted) = &event {
+                    self.starved_since = None;
                     self.note(&format!("granted {} {}", granted.server, granted.lease));
                 }
                 self.remember_rare(&event);

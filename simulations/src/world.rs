@@ -90,7 +90,7 @@ pub struct World {
     pub(crate) healed: Vec<u64>,
     /// Holders that do nothing with their lease, and since when.
     pub(crate) idle_since: BTreeMap<usize, u64>,
-    /// Since when somebody waits while nothing is held.
+    /// Since when somebody waits while nothing is held or granted.
     pub(crate) starved_since: Option<u64>,
     /// Faults that were left out, by their names in the atlas.
     pub(crate) masked: BTreeSet<&'static str>,

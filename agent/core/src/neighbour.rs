@@ -102,6 +102,10 @@ impl Neighbour {
         if verdict != self.verdict {
             desk.news = true;
         }
+        if verdict != Verdict::Healthy {
+            // It holds its group back for as long as it is thought ill, also once it has gone back to what was well.
+            desk.timers.set_sooner(Timer::Health, now.moment.after(PULSE));
+        }
         self.verdict = verdict;
         self.detail = complaint(outcomes);
         self.at = Some(now.moment);

@@ -65,7 +65,7 @@ fn starved(world: &mut World) -> Option<Violation> {
     };
     let since = *world.starved_since.get_or_insert(world.at_ms);
     (since + STARVED_MS < world.at_ms).then(|| {
-        let what = format!("{} waits, and nothing was held since {since} ms", world.name(server));
+        let what = format!("{} waits, and nothing was granted since {since} ms", world.name(server));
         Violation::new("L4 work goes on", what)
     })
 }

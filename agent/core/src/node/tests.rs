@@ -230,6 +230,21 @@ fn an_unhealthy_server_is_left_untouched_and_gives_up_after_its_attempts() {
 }
 
 #[test]
+fn whoever_was_found_ill_looks_again_within_a_minute() {
+    let mut bench = Bench::queued(false, false);
+    let looks_after = |bench: &Bench| {
+        let armed = bench.node.volatile(bench.now.moment).armed;
+        let (_, at) = armed.into_iter().find(|(timer, _)| *timer == Timer::Health).expect("there is a pulse");
+        at.since(bench.now.moment)
+    };
+    bench.probed(Outcome::Healthy);
+    bench.after(Duration::from_secs(60));
+    assert!(looks_after(&bench) > Duration::from_secs(200), "a healthy server in the queue is left alone");
+    bench.probed(bad());
+    assert!(looks_after(&bench) <= Duration::from_secs(60));
+}
+
+#[test]
 fn a_retry_waits_for_the_plans_back_off() {
     let mut bench = Bench::queued(false, false);
     bench.probed(bad());
