@@ -37,6 +37,10 @@ pub const FRAME_BYTES_MAX: u32 = CHUNK_BYTES_MAX + CHUNK_BYTES_MAX / 256 + 64;
 /// Most chunks in one artifact: 20 GB at a 256 KiB average is 80,000; this leaves room for finer cuts.
 pub const CHUNKS_MAX: usize = 262_144;
 
+/// Most chunks that one announcement names one by one in a list: beside the largest have-set two lists still fit its
+/// bound.
+pub const CHUNKS_PER_NOTE_MAX: usize = 512;
+
 /// Largest encoded manifest: 80 bytes a chunk and a header.
 pub const MANIFEST_BYTES_MAX: usize = CHUNKS_MAX * 80 + 4 * 1024;
 

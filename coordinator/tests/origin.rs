@@ -42,7 +42,7 @@ async fn an_origin_serves_its_artifacts_and_those_added_while_it_runs() {
         frame::check(chunk, &bytes).unwrap();
     }
     let second = publish(&packs, home.path(), 2);
-    let mut told = link.listen(second.id).await.unwrap();
+    let mut told = link.listen(second.id, false).await.unwrap();
     let found =
         async { while !matches!(told.next().await.unwrap(), Note::HaveSet(have) if have.is_complete()) {} };
     timeout(STUCK, found).await.unwrap();

@@ -107,6 +107,7 @@ pub(crate) enum Event {
     Subscribed {
         to: u32,
         by: u32,
+        takings: bool,
     },
     Unsubscribed {
         to: u32,
@@ -189,7 +190,7 @@ impl Event {
             Self::Linked { a, b } => (22, pair(*a, *b)),
             Self::NotLinked { from, to } => (23, pair(*from, *to)),
             Self::Unlinked { at, whom } => (24, pair(*at, *whom)),
-            Self::Subscribed { to, by } => (25, pair(*to, *by)),
+            Self::Subscribed { to, by, takings } => (25, pair(*to, *by) ^ u64::from(*takings) << 63),
             Self::Said { to, from, .. } => (26, pair(*to, *from)),
             Self::Delivered(transfer) => (27, pair(transfer.to, transfer.request)),
             Self::Unsubscribed { to, by } => (29, pair(*to, *by)),

@@ -17,7 +17,6 @@ use lunar_agent_core::swarm::{Effect, Input, Item, RequestId, Swarm, Word};
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{PeerKey, SiteId};
 use lunar_common::order::draw;
-use lunar_common::time::Moment;
 
 use crate::documents::{Documents, Machine, NEW, manifest_bytes};
 use crate::earth::Earth;
@@ -49,16 +48,14 @@ struct Part {
     complete: bool,
     /// How it treats others; `None`: as it should.
     manner: Option<Manner>,
-    /// Chunks that it said it is fetching for others: whoever listens later is told.
-    taking: BTreeSet<u32>,
-    /// Chunks of which it heard that others are fetching them, and until when that may be true.
-    heard: BTreeMap<u32, Moment>,
     /// Its requests to the origin.
     of_earth: BTreeMap<u32, Item>,
     /// Of whom its core has heard.
     knows: Vec<u32>,
     /// Who listens to it, to whom it listens, and with whom it is connected: each in order.
     listeners: Vec<u32>,
+    /// Those of the listeners who hear what it is fetching for others, in order.
+    followers: Vec<u32>,
     hears: Vec<u32>,
     links: Vec<u32>,
     alarm: Option<u64>,
@@ -108,11 +105,10 @@ impl Swarming {
             ignores_halts: false,
             complete: false,
             manner: None,
-            taking: BTreeSet::new(),
-            heard: BTreeMap::new(),
             of_earth: BTreeMap::new(),
             knows: Vec::new(),
             listeners: Vec::new(),
+            followers: Vec::new(),
             hears: Vec::new(),
             links: Vec::new(),
             alarm: None,
@@ -214,13 +210,9 @@ impl World {
     }
 
     fn carry_out_swarm(&mut self, server: usize) {
-        let mut haves = Vec::new();
         while let Some(effect) =
             self.swarming.parts[server].swarm.as_mut().and_then(|swarm| swarm.poll_effect())
         {
-            if !matches!(effect, Effect::AnnounceHave { .. }) {
-                self.announce_haves(server, &mut haves);
-            }
             match effect {
                 Effect::Connect { peer } => self.swarm_connects(server, peer),
                 Effect::Disconnect { peer } => self.swarm_cuts_off(server, peer),
@@ -238,21 +230,17 @@ impl World {
                         self.swarm_message(server, other, |from| Event::Unsubscribed { to: other, by: from });
                     }
                 }
-                Effect::Subscribe { peer, .. } => {
+                Effect::Subscribe { peer, takings, .. } => {
                     let to = self.swarming.numbers[&peer];
                     put_in(&mut self.swarming.parts[server].hears, to);
-                    self.swarm_message(server, to, |from| Event::Subscribed { to, by: from });
+                    self.swarm_message(server, to, |from| Event::Subscribed { to, by: from, takings });
                 }
                 Effect::Fetch { request, item, peer, .. } => {
                     self.swarm_fetches(server, request, item, self.swarming.numbers[&peer]);
                 }
-                // Several in a row go into one message.
-                Effect::AnnounceHave { chunk, .. } => haves.push(chunk),
+                Effect::AnnounceHaves { chunks, .. } => self.announce(server, Word::Haves(chunks)),
                 Effect::AnnounceTaking { chunk, .. } => self.announce(server, Word::Taking(chunk)),
                 Effect::AnnounceLeft { chunk, .. } => self.announce(server, Word::Left(chunk)),
-                Effect::Heard { chunk, until, .. } => {
-                    self.swarming.parts[server].heard.insert(chunk, until);
-                }
                 Effect::Complete { .. } => {
                     // What is complete needs no core any more: it gives whatever is asked for.
                     self.swarming.parts[server].complete = true;
@@ -260,7 +248,6 @@ impl World {
                 }
             }
         }
-        self.announce_haves(server, &mut haves);
         if self.swarming.parts[server].complete {
             self.swarming.parts[server].swarm = None;
             self.swarming.wanting.remove(&small(server));

@@ -337,7 +337,7 @@ impl World {
             Event::Linked { a, b } => self.linked(a, b),
             Event::NotLinked { from, to } => self.not_linked(from, to),
             Event::Unlinked { at, whom } => self.unlinked(at, whom),
-            Event::Subscribed { to, by } => self.subscribed(to, by),
+            Event::Subscribed { to, by, takings } => self.subscribed(to, by, takings),
             Event::Unsubscribed { to, by } => self.unsubscribed(to, by),
             Event::LookUp { server, life } => self.look_up(server as usize, life),
             Event::EarthAsked(transfer) => self.earth_asked(transfer),

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use lunar_agent_core::swarm::{Effect, Input, Item, Outcome, RequestId};
+use lunar_agent_core::swarm::{Effect, Fetching, Input, Item, Outcome, RequestId};
 use lunar_common::enrolment::Role;
 use lunar_common::ids::{ArtifactId, PeerKey};
 use lunar_common::manifest::Manifest;
 use lunar_host::clock;
-use lunar_transport::data_plane::{CHUNKS_PER_NOTE_MAX, Distance, FetchError, Link, Note};
+use lunar_transport::data_plane::{Distance, FetchError, Link, Note};
 
 use super::driver::Driver;
 use super::happened::Happened;
@@ -19,11 +19,11 @@ use crate::chunk_files::ChunkFiles;
 impl Driver {
     /// Carries out every effect, in order.
     pub(super) fn carry_out(&mut self) {
-        let mut haves: Vec<(ArtifactId, u32)> = Vec::new();
+        while let Some(artifact) = self.swarm.poll_fetching() {
+            let Fetching { taking, heard } = self.swarm.fetching(artifact, clock::now());
+            self.plane.fetches(artifact, taking, heard);
+        }
         while let Some(effect) = self.swarm.poll_effect() {
-            if !matches!(effect, Effect::AnnounceHave { .. }) {
-                self.announce_haves(&mut haves);
-            }
             match effect {
                 Effect::Connect { peer } => self.connect(peer),
                 Effect::Disconnect { peer } => {
@@ -31,7 +31,7 @@ impl Driver {
                         link.close();
                     }
                 }
-                Effect::Subscribe { artifact, peer } => self.listen(artifact, peer),
+                Effect::Subscribe { artifact, peer, takings } => self.listen(artifact, peer, takings),
                 Effect::Unsubscribe { artifact } => self.listening.retain(|(listened, _), task| {
                     if *listened == artifact {
                         task.abort();
@@ -44,33 +44,19 @@ impl Driver {
                         task.abort();
                     }
                 }
-                // Several in a row go into one note.
-                Effect::AnnounceHave { artifact, chunk } => haves.push((artifact, chunk)),
+                Effect::AnnounceHaves { artifact, chunks } => {
+                    self.plane.announce(artifact, Note::Haves(chunks));
+                }
                 Effect::AnnounceTaking { artifact, chunk } => {
                     self.plane.announce(artifact, Note::Taking(chunk));
                 }
                 Effect::AnnounceLeft { artifact, chunk } => self.plane.announce(artifact, Note::Left(chunk)),
-                Effect::Heard { artifact, chunk, until } => {
-                    self.plane.heard(artifact, chunk, until.since(clock::moment()));
-                }
                 Effect::Banned { peer, offence, until } => {
                     tracing::warn!(peer = %peer, ?offence, until_ms = until.0, "a peer is banned for a while");
                 }
                 Effect::Complete { artifact } => self.complete(artifact),
             }
         }
-        self.announce_haves(&mut haves);
-    }
-
-    /// Tells listeners of chunks that came together, in as few notes as their bound allows.
-    fn announce_haves(&self, haves: &mut Vec<(ArtifactId, u32)>) {
-        for together in haves.chunk_by(|a, b| a.0 == b.0) {
-            for part in together.chunks(CHUNKS_PER_NOTE_MAX) {
-                let chunks = part.iter().map(|(_, chunk)| *chunk).collect();
-                self.plane.announce(together[0].0, Note::Haves(chunks));
-            }
-        }
-        haves.clear();
     }
 
     fn connect(&mut self, peer: PeerKey) {
@@ -90,11 +76,11 @@ impl Driver {
         self.links.get(peer)?.iter().find(|link| !link.is_closed()).cloned()
     }
 
-    fn listen(&mut self, artifact: ArtifactId, peer: PeerKey) {
+    fn listen(&mut self, artifact: ArtifactId, peer: PeerKey, takings: bool) {
         let Some(link) = self.link(&peer) else { return };
         let report = self.report.clone();
         let task = tokio::spawn(async move {
-            let Ok(mut subscription) = link.listen(artifact).await else { return };
+            let Ok(mut subscription) = link.listen(artifact, takings).await else { return };
             loop {
                 let note = subscription.next().await;
                 let over = note.is_err();

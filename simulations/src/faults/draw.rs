@@ -229,7 +229,7 @@ impl FaultPlan {
 }
 
 fn manner(draws: &mut Draws<'_>) -> Manner {
-    [Manner::Corrupt, Manner::Lies, Manner::Silent, Manner::Slow][draws.index(4)]
+    [Manner::Corrupt, Manner::Lies, Manner::Silent, Manner::Slow, Manner::Takes][draws.index(5)]
 }
 
 fn process_edge(draws: &mut Draws<'_>) -> ProcessEdge {

@@ -65,6 +65,8 @@ pub enum Manner {
     Silent,
     /// It answers after everybody's patience.
     Slow,
+    /// It says again and again that it is fetching all that it lacks for the others, and fetches nothing from Earth.
+    Takes,
 }
 
 /// Which way nothing gets through.

@@ -73,6 +73,7 @@ impl World {
                     Manner::Lies => "a server lied about what it has",
                     Manner::Silent => "a server answered nobody",
                     Manner::Slow => "a server answered too late",
+                    Manner::Takes => "a server said that it fetches what it does not",
                 });
             }
             Strike::Outage { server, for_ms } => {

@@ -103,7 +103,7 @@ impl World {
         for (one, other) in [(a, b), (b, a)] {
             if one != ORIGIN {
                 let part = &mut self.swarming.parts[one as usize];
-                for of in [&mut part.links, &mut part.listeners, &mut part.hears] {
+                for of in [&mut part.links, &mut part.listeners, &mut part.followers, &mut part.hears] {
                     take_out(of, other);
                 }
             }

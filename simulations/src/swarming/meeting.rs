@@ -107,6 +107,7 @@ impl World {
     pub(crate) fn look_up(&mut self, server: usize, life: u32) {
         if self.life_of(server) == life && self.swarming.parts[server].swarm.is_some() {
             self.swarm_looks_up(server);
+            self.claim(server);
         }
     }
 
@@ -148,8 +149,6 @@ impl World {
         }
         part.alarm = None;
         part.knows.clear();
-        part.taking.clear();
-        part.heard.clear();
         for item in std::mem::take(&mut part.of_earth).into_values() {
             self.earth_over(server, item);
         }

@@ -79,6 +79,9 @@ impl World {
             }
             return self.put_at_us(self.at_us + BROKEN_US, ended(Ended::Broken));
         };
+        if from == ORIGIN && self.swarming.parts[server].manner == Some(Manner::Takes) {
+            return;
+        }
         if from == ORIGIN {
             return self.swarm_asks_earth(transfer(Ended::Good));
         }

@@ -22,10 +22,11 @@ pub struct Config {
     /// Chunks that listeners are told of in one message. What a site got from itself is told in batches, or most
     /// of what is sent would be announcements; what came into the site is told at once.
     pub haves_per_message: usize,
-    /// Longest that listeners wait to be told of a chunk.
+    /// Longest that listeners wait to be told of a chunk that few have. Each member waits for a part of it that it draws,
+    /// so that those who are first tell it, and the others see that they need not.
     pub announce_within: Duration,
     /// The same for a chunk that several of the site have: nobody waits for one more copy, and where chunks come slowly
-    /// most messages would tell of one each.
+    /// most messages would tell of one each. Less than `silence`.
     pub announce_common_within: Duration,
     /// Connections to members of the same site, gateways included. 8 in flight need few sources.
     pub neighbours_max: usize,
@@ -57,6 +58,9 @@ pub struct Config {
     pub ban: BackOff,
     /// Have-set entries that turn out false before a peer is banned.
     pub lies_max: u32,
+    /// Chunks that a member says it is fetching and that never come, before it is not believed: as many as it may have
+    /// under way when it is cut off.
+    pub overdue_max: u32,
 }
 
 impl Config {
@@ -74,8 +78,8 @@ impl Default for Config {
             earth_in_flight_max: 64,
             gateways_per_site: 3,
             haves_per_message: 16,
-            announce_within: Duration::from_millis(250),
-            announce_common_within: Duration::from_secs(2),
+            announce_within: Duration::from_millis(500),
+            announce_common_within: Duration::from_secs(10),
             neighbours_max: 12,
             patience_site: Duration::from_secs(5),
             patience_sites: Duration::from_secs(10),
@@ -91,6 +95,7 @@ impl Default for Config {
             breaker: BackOff { base: Duration::from_secs(2), cap: Duration::from_secs(300) },
             ban: BackOff { base: Duration::from_secs(60), cap: Duration::from_secs(86_400) },
             lies_max: 3,
+            overdue_max: 8,
         }
     }
 }

@@ -30,12 +30,14 @@ pub enum Effect {
         /// Whom.
         peer: PeerKey,
     },
-    /// Listen to what a connected peer says about an artifact.
+    /// Listen to what a connected peer says about an artifact; in the place of listening to it before, if one did.
     Subscribe {
         /// About which.
         artifact: ArtifactId,
         /// To whom.
         peer: PeerKey,
+        /// Whether to hear what it is fetching for others too: only those who do so themselves need to.
+        takings: bool,
     },
     /// Stop listening about an artifact, to everyone.
     Unsubscribe {
@@ -58,35 +60,26 @@ pub enum Effect {
         /// Which.
         request: RequestId,
     },
-    /// Tell every listener that a chunk is here. Several in a row go into one message.
-    AnnounceHave {
+    /// Tell every listener that chunks are here, in one message: they are no more than it holds.
+    AnnounceHaves {
         /// Of which artifact.
         artifact: ArtifactId,
-        /// Which chunk.
-        chunk: u32,
+        /// Which chunks; at least one, and at most [`CHUNKS_PER_NOTE_MAX`](lunar_common::bounds::CHUNKS_PER_NOTE_MAX).
+        chunks: Vec<u32>,
     },
-    /// Tell every listener that a chunk is being fetched into the site or the fleet.
+    /// Tell those listeners who want to know that a chunk is being fetched into the site or the fleet.
     AnnounceTaking {
         /// Of which artifact.
         artifact: ArtifactId,
         /// Which chunk.
         chunk: u32,
     },
-    /// Tell every listener that it is not any more.
+    /// Tell the same listeners that it is not any more.
     AnnounceLeft {
         /// Of which artifact.
         artifact: ArtifactId,
         /// Which chunk.
         chunk: u32,
-    },
-    /// Remember, for whoever begins to listen, that somebody is fetching a chunk into its site or the fleet.
-    Heard {
-        /// Of which artifact.
-        artifact: ArtifactId,
-        /// Which chunk.
-        chunk: u32,
-        /// Until when that may be true.
-        until: Moment,
     },
     /// For the log: a peer is not asked for anything until then.
     Banned {

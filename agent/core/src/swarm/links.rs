@@ -10,7 +10,8 @@ use lunar_common::time::Moment;
 
 use super::artifact::ManifestState;
 use super::effect::{Effect, Offence};
-use super::input::Word;
+use super::in_flight::Flight;
+use super::input::{Item, RequestId, Word};
 use super::peers::{Class, Link, Peer};
 use super::picker::Picker;
 use super::timers::Timer;
@@ -82,8 +83,11 @@ impl Swarm {
         peer.reached();
         for (artifact, state) in &mut self.artifacts {
             state.reconsider(&key, peer);
-            if talks && !state.complete && state.listened.insert(key) {
-                self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+            if talks
+                && !state.complete
+                && let Some(takings) = state.listens_anew(&key)
+            {
+                self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key, takings });
             }
         }
         self.links_changed = true;
@@ -127,29 +131,56 @@ impl Swarm {
         // No request over the link to Earth lasts longer than its patience.
         let largest = state.picker.as_ref().map_or(FRAME_BYTES_MAX.into(), Picker::frame_bytes_max);
         let longest = now.after(self.config.patience_earth + self.config.at_the_floor(largest));
+        // What it heard of others it says once, to begin with: said again, it would be believed for ever.
+        let begins = state.members.get(&key).is_none_or(|member| !member.answered);
         let (mut taken, mut heard) = (Vec::new(), Vec::new());
         match &word {
             Word::Taking(chunk) => taken.push((*chunk, longest)),
             Word::Standing { taking, heard: of_others, .. } => {
                 taken.extend(taking.iter().map(|chunk| (*chunk, longest)));
-                heard.extend(of_others.iter().map(|(chunk, left)| (*chunk, now.after(*left).min(longest))));
+                let of_others = of_others.iter().filter(|_| begins);
+                heard.extend(of_others.map(|(chunk, left)| (*chunk, now.after(*left).min(longest))));
             }
             Word::Nothing | Word::HaveSet(_) | Word::Have(_) | Word::Haves(_) | Word::Left(_) => {}
         }
         if !state.said(&key, peer, word, now) {
             return self.lied(key, now);
         }
-        if !peer.is_reliable() {
+        let idle = state.members.get(&key).is_some_and(|member| member.idle);
+        let reliable = peer.is_reliable();
+        self.give_up_what_others_brought(artifact);
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        if idle || !reliable {
             return;
         }
         if !heard.is_empty() {
-            state.hear(&heard);
+            state.hear(&heard, now);
             if let Some(first) = state.forget_hearsay(now) {
                 self.timers.arm(Timer::Hearsay(artifact), first);
             }
         }
-        for (chunk, until) in taken.into_iter().chain(heard) {
-            self.effects.push_back(Effect::Heard { artifact, chunk, until });
+        taken.append(&mut heard);
+        if !taken.is_empty() {
+            state.keep_heard(&taken, now);
+            self.restated.insert(artifact);
+        }
+    }
+
+    /// What others have by now is not waited for from Earth: it may not have been sent from there yet.
+    fn give_up_what_others_brought(&mut self, artifact: ArtifactId) {
+        if self.in_flight.of_class(Class::Earth) == 0 {
+            return;
+        }
+        let picker = self.artifacts.get(&artifact).and_then(|state| state.picker.as_ref());
+        let Some(picker) = picker else { return };
+        let brought = |request: &RequestId| match self.in_flight.get(*request) {
+            Some(Flight { item: Item::Chunk(chunk), class: Class::Earth, .. }) => {
+                picker.has_two_copies(*chunk)
+            }
+            Some(_) | None => false,
+        };
+        for request in self.in_flight.of_artifact(artifact).into_iter().filter(brought).collect::<Vec<_>>() {
+            self.cancel(request);
         }
     }
 
@@ -197,8 +228,11 @@ impl Swarm {
     pub(super) fn subscribe_everywhere(&mut self, artifact: ArtifactId) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         for (key, peer) in &self.peers {
-            if peer.link == Link::Connected && peer.class != Class::Earth && state.listened.insert(*key) {
-                self.effects.push_back(Effect::Subscribe { artifact, peer: *key });
+            if peer.link == Link::Connected
+                && peer.class != Class::Earth
+                && let Some(takings) = state.listens_anew(key)
+            {
+                self.effects.push_back(Effect::Subscribe { artifact, peer: *key, takings });
             }
         }
     }
@@ -227,13 +261,13 @@ impl Swarm {
     }
 
     /// Listens to those who are sought and were connected before they were: whoever connects by itself is not listened
-    /// to while there are neighbours enough.
+    /// to while there are neighbours enough, nor to what it is taking by those who fetch for nobody.
     fn listen_to_sought(&mut self) {
         for (artifact, state) in self.artifacts.iter_mut().filter(|(_, state)| !state.complete) {
             for key in state.sought() {
                 let connected = self.peers.get(&key).is_some_and(|peer| peer.link == Link::Connected);
-                if connected && state.listened.insert(key) {
-                    self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key });
+                if connected && let Some(takings) = state.listens_anew(&key) {
+                    self.effects.push_back(Effect::Subscribe { artifact: *artifact, peer: key, takings });
                 }
             }
         }

@@ -15,6 +15,7 @@
 mod artifact;
 mod config;
 mod duty;
+mod earth_window;
 mod effect;
 mod end_game;
 mod in_flight;
@@ -30,13 +31,15 @@ mod timers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use lunar_common::bounds::{CHUNKS_PER_NOTE_MAX, FRAME_BYTES_MAX};
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, PeerKey, SiteId};
 use lunar_common::message::BytesBySource;
 use lunar_common::time::{Moment, Now};
 
 use artifact::{Artifact, ManifestState};
-use in_flight::InFlight;
+use earth_window::EarthWindow;
+use in_flight::{Flight, InFlight};
 use peers::{Link, Peer};
 use picker::Picker;
 use timers::{Timer, Timers};
@@ -74,9 +77,23 @@ pub struct Swarm {
     origins: BTreeSet<PeerKey>,
     artifacts: BTreeMap<ArtifactId, Artifact>,
     in_flight: InFlight,
+    earth_window: EarthWindow,
+    /// Requests to the origin that were this agent's share when it last looked.
+    earth_share: u32,
     timers: Timers,
     links_changed: bool,
+    /// What these are being fetched for others, or were heard to be, changed.
+    restated: BTreeSet<ArtifactId>,
     effects: VecDeque<Effect>,
+}
+
+/// What is being fetched for others: whoever begins to listen must know, or it would fetch the same again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fetching {
+    /// Chunks that one is fetching into the site or the fleet oneself.
+    pub taking: Vec<u32>,
+    /// Chunks that others were heard to be fetching, and for how long that may be true.
+    pub heard: Vec<(u32, Duration)>,
 }
 
 impl Swarm {
@@ -84,6 +101,8 @@ impl Swarm {
     #[must_use]
     pub fn new(config: Config, me: PeerKey, site: SiteId) -> Self {
         Self {
+            earth_window: EarthWindow::new(config.earth_in_flight_max),
+            earth_share: config.earth_in_flight_max,
             config,
             me,
             site,
@@ -93,6 +112,7 @@ impl Swarm {
             in_flight: InFlight::default(),
             timers: Timers::default(),
             links_changed: false,
+            restated: BTreeSet::new(),
             effects: VecDeque::new(),
         }
     }
@@ -137,11 +157,11 @@ impl Swarm {
                 Timer::Peer(peer) => self.peer_changed(peer, now),
                 Timer::Settle(artifact) => self.settle(artifact, now),
                 Timer::Silence(artifact) => self.look_for_silent(artifact, now),
-                // `fill` plays the end-game; the timer only wakes it.
-                Timer::EndGame(_) => {}
+                // `fill` plays the end-game and sees what holds places; the timers only wake it.
+                Timer::EndGame(_) | Timer::Unspread(_) => {}
                 Timer::Stall(artifact) => self.stalled(artifact, now),
                 Timer::Hearsay(artifact) => self.forget_hearsay(artifact, now),
-                Timer::Announce(artifact) => self.announce(artifact),
+                Timer::Announce(artifact) => self.announce_if_rare(artifact, now),
             }
         }
         self.fill(now);
@@ -159,6 +179,41 @@ impl Swarm {
     #[must_use]
     pub fn have(&self, artifact: ArtifactId) -> Option<&HaveSet> {
         self.artifacts.get(&artifact)?.picker.as_ref().map(Picker::have)
+    }
+
+    /// What is being fetched of an artifact for others, as far as one knows: what one takes oneself, and what one has heard.
+    #[must_use]
+    pub fn fetching(&self, artifact: ArtifactId, now: Now) -> Fetching {
+        let Some(state) = self.artifacts.get(&artifact).filter(|state| !state.complete) else {
+            return Fetching::default();
+        };
+        let flights = self.in_flight.of_artifact(artifact);
+        let taking = flights.into_iter().filter_map(|request| match self.in_flight.get(request)? {
+            Flight { item: Item::Chunk(chunk), class: Class::Sites | Class::Earth, .. } => Some(*chunk),
+            Flight { item: Item::Manifest | Item::Chunk(_), .. } => None,
+        });
+        let heard = state.heard(now.moment);
+        Fetching {
+            taking: taking.take(CHUNKS_PER_NOTE_MAX).collect(),
+            heard: heard.take(CHUNKS_PER_NOTE_MAX).collect(),
+        }
+    }
+
+    /// What whoever begins to listen to an artifact is told.
+    #[must_use]
+    pub fn standing(&self, artifact: ArtifactId, now: Now) -> Word {
+        let Some(have) = self.have(artifact) else { return Word::Nothing };
+        let Fetching { taking, heard } = self.fetching(artifact, now);
+        if taking.is_empty() && heard.is_empty() {
+            return Word::HaveSet(have.clone());
+        }
+        Word::Standing { have: have.clone(), taking, heard }
+    }
+
+    /// An artifact of which something else is being fetched for others than when it was asked last. A shell that keeps
+    /// what new listeners are told asks this before it carries out effects, so that nobody hears less than the truth.
+    pub fn poll_fetching(&mut self) -> Option<ArtifactId> {
+        self.restated.pop_first()
     }
 
     fn want(&mut self, artifact: ArtifactId, manifest_bytes: u64, now: Moment) {
@@ -217,8 +272,20 @@ impl Swarm {
     fn announce(&mut self, artifact: ArtifactId) {
         self.timers.disarm(Timer::Announce(artifact));
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
-        for chunk in std::mem::take(&mut state.untold) {
-            self.effects.push_back(Effect::AnnounceHave { artifact, chunk });
+        for chunks in std::mem::take(&mut state.untold).chunks(CHUNKS_PER_NOTE_MAX) {
+            self.effects.push_back(Effect::AnnounceHaves { artifact, chunks: chunks.to_vec() });
+        }
+    }
+
+    /// Tells listeners of what they were not told, if they miss any of it, or were not told for long.
+    fn announce_if_rare(&mut self, artifact: ArtifactId, now: Moment) {
+        let Some(state) = self.artifacts.get(&artifact) else { return };
+        let latest = state.untold_since.after(self.config.announce_common_within);
+        let rare = |chunk: &u32| state.picker.as_ref().is_some_and(|picker| picker.is_rare_in_site(*chunk));
+        if now >= latest || state.untold.iter().any(rare) {
+            self.announce(artifact);
+        } else if !state.untold.is_empty() {
+            self.timers.arm(Timer::Announce(artifact), latest);
         }
     }
 
@@ -236,6 +303,7 @@ impl Swarm {
             }
         }
         if let Some(state) = self.artifacts.remove(&artifact) {
+            self.restated.insert(artifact);
             self.disarm_all(artifact);
             if !state.complete {
                 self.effects.push_back(Effect::Unsubscribe { artifact });
@@ -249,6 +317,7 @@ impl Swarm {
             return;
         }
         state.complete = true;
+        self.restated.insert(artifact);
         self.announce(artifact);
         self.disarm_all(artifact);
         self.effects.push_back(Effect::Unsubscribe { artifact });
@@ -256,8 +325,15 @@ impl Swarm {
     }
 
     fn disarm_all(&mut self, artifact: ArtifactId) {
-        let all =
-            [Timer::Settle, Timer::Silence, Timer::EndGame, Timer::Stall, Timer::Hearsay, Timer::Announce];
+        let all = [
+            Timer::Settle,
+            Timer::Silence,
+            Timer::EndGame,
+            Timer::Stall,
+            Timer::Hearsay,
+            Timer::Announce,
+            Timer::Unspread,
+        ];
         for timer in all {
             self.timers.disarm(timer(artifact));
         }
@@ -267,7 +343,7 @@ impl Swarm {
     fn settle(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
         let expected = |key: &PeerKey| {
-            let asked = |peer: &Peer| peer.link == Link::Connecting || state.listened.contains(key);
+            let asked = |peer: &Peer| peer.link == Link::Connecting || state.listened.contains_key(key);
             self.peers.get(key).is_some_and(|peer| peer.is_expected_to_answer() && asked(peer))
         };
         let mut waiting = now < state.settling_since.after(self.config.settle_max)
@@ -320,6 +396,9 @@ impl Swarm {
     /// Passes over gateways that owe chunks and say nothing.
     fn look_for_silent(&mut self, artifact: ArtifactId, now: Moment) {
         let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        let largest = state.picker.as_ref().map_or(FRAME_BYTES_MAX.into(), Picker::frame_bytes_max);
+        let within = self.config.patience_earth + self.config.at_the_floor(largest);
+        self.links_changed |= state.forget_overdue(&self.peers, within, self.config.overdue_max, now);
         let mean = state.picker.as_ref().map_or(0, Picker::frame_bytes_mean);
         let at_the_floor = self.config.at_the_floor(mean);
         // Whom nobody listens to cannot be heard either.
@@ -328,8 +407,9 @@ impl Swarm {
                 continue;
             };
             let owes = membership.told.as_ref().is_none_or(|told| !told.is_complete());
-            // Whoever waits for the Earth link has nothing to say until an answer comes, or its patience ends.
-            let waits = if membership.is_taking() {
+            // Whoever waits for the Earth link has nothing to say until an answer comes, or its patience ends; and may do so
+            // if we do not listen to what it is taking.
+            let waits = if membership.is_taking() || state.listened.get(&key) != Some(&true) {
                 self.config.patience_earth + LOOK_AGAIN * 4
             } else {
                 self.config.silence

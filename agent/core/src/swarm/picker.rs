@@ -5,6 +5,7 @@
 //! is ever counted again from the start. A chunk that is held or under way is in no order.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lunar_common::have_set::HaveSet;
 use lunar_common::order::draw;
@@ -106,6 +107,25 @@ impl Picker {
     /// Whether so few in the site have a chunk that somebody may wait for one more.
     pub(super) fn is_rare_in_site(&self, chunk: u32) -> bool {
         self.copies_site.get(chunk as usize).is_none_or(|copies| *copies < COMMON_AT)
+    }
+
+    /// Whether anybody who can be counted on has a chunk.
+    pub(super) fn has_copies(&self, chunk: u32) -> bool {
+        let index = chunk as usize;
+        self.copies_site.get(index).is_some_and(|copies| *copies > 0)
+            || self.copies_sites.get(index).is_some_and(|copies| *copies > 0)
+    }
+
+    /// Whether two who can be counted on have a chunk: one of them may still turn out not to.
+    pub(super) fn has_two_copies(&self, chunk: u32) -> bool {
+        let copies = |of: &[u16]| of.get(chunk as usize).copied().unwrap_or(0);
+        copies(&self.copies_site).saturating_add(copies(&self.copies_sites)) >= 2
+    }
+
+    /// A part of a time, drawn by this server for a chunk.
+    pub(super) fn part_of(&self, whole: Duration, chunk: u32) -> Duration {
+        let thousandth = (self.tie_of(chunk) >> 32) * 1_000 >> 32;
+        whole * u32::try_from(thousandth).unwrap_or(0) / 1_000
     }
 
     /// The largest frame's length.

@@ -74,16 +74,23 @@ impl Swarm {
     }
 
     fn fill_from_earth(&mut self, artifact: ArtifactId, now: Moment) {
-        let Some(state) = self.artifacts.get(&artifact) else { return };
-        let Some(picker) = state.picker.as_ref() else { return };
-        if !picker.is_ready(Class::Earth) {
+        let Some(state) = self.artifacts.get_mut(&artifact) else { return };
+        if !state.picker.as_ref().is_some_and(|picker| picker.is_ready(Class::Earth)) {
             return;
         }
+        // Whoever passes on nothing of what it gets, for whatever reason, is to take little for others.
+        let (held, until) = state.unspread(now);
+        if let Some(until) = until {
+            self.timers.arm(Timer::Unspread(artifact), until);
+        }
+        let Some(picker) = state.picker.as_ref() else { return };
         let gateways = u64::try_from(state.duty.gateways_count()).unwrap_or(u64::MAX);
         let share = self.config.earth_bytes_in_flight / gateways;
-        let slots =
+        let share =
             share.div_ceil(picker.frame_bytes_mean()).clamp(2, self.config.earth_in_flight_max.into());
-        while u64::from(self.in_flight.of_class(Class::Earth)) < slots {
+        self.earth_share = u32::try_from(share).unwrap_or(u32::MAX);
+        let slots = u64::from(self.earth_share.min(self.earth_window.requests()));
+        while u64::from(self.in_flight.of_class(Class::Earth)) + held < slots {
             let Some(origin) = self.origin() else { return };
             let first = self.artifacts.get(&artifact).and_then(|state| state.picker.as_ref());
             let Some(chunk) = first.and_then(|picker| picker.ready(Class::Earth).next()) else { return };
@@ -247,6 +254,9 @@ impl Swarm {
         }
         self.timers.arm(Timer::Request(request), now.after(self.patience(class, bytes)));
         self.effects.push_back(Effect::Fetch { request, artifact, item, peer: key });
+        if class != Class::Site {
+            self.restated.insert(artifact);
+        }
         if let (true, Item::Chunk(chunk)) = (announced, item) {
             self.effects.push_back(Effect::AnnounceTaking { artifact, chunk });
         }
@@ -295,6 +305,9 @@ impl Swarm {
         let Some(flight) = self.in_flight.get(request).copied() else { return };
         self.effects.push_back(Effect::Cancel { request });
         self.release(request);
+        if flight.class == Class::Earth {
+            self.earth_window.timed_out(flight.sent, self.earth_share, now);
+        }
         if let Some(peer) = self.peers.get_mut(&flight.peer) {
             peer.dripped(&flight.peer, &self.config, now);
         }
@@ -322,20 +335,34 @@ impl Swarm {
         match flight.item {
             Item::Manifest => state.manifest = ManifestState::Received,
             Item::Chunk(chunk) => {
+                if flight.class == Class::Earth {
+                    self.earth_window.answered(flight.sent, self.earth_share, now);
+                }
                 if let Some((picker, rules)) = state.picking() {
                     picker.got(chunk, rules);
                 }
                 if std::mem::take(&mut state.helping_oneself) {
                     state.settle_all();
                 }
+                if flight.class == Class::Earth {
+                    let bytes = state.picker.as_ref().map_or(0, Picker::frame_bytes_max);
+                    let patience = self.config.patience_site + self.config.at_the_floor(bytes);
+                    state.came_from_earth(chunk, patience, &self.peers, now);
+                }
+                if state.untold.is_empty() {
+                    state.untold_since = now;
+                }
                 state.untold.push(chunk);
                 let enough = state.untold.len() >= self.config.haves_per_message;
                 if flight.class != Class::Site || enough {
                     self.announce(flight.artifact);
                 } else {
-                    let rare = state.picker.as_ref().is_some_and(|picker| picker.is_rare_in_site(chunk));
-                    let within =
-                        if rare { self.config.announce_within } else { self.config.announce_common_within };
+                    let within = match &state.picker {
+                        Some(picker) if picker.is_rare_in_site(chunk) => {
+                            picker.part_of(self.config.announce_within, chunk)
+                        }
+                        Some(_) | None => self.config.announce_common_within,
+                    };
                     self.timers.arm_no_later(Timer::Announce(flight.artifact), now.after(within));
                 }
                 self.complete_if_so(flight.artifact);
@@ -402,6 +429,9 @@ impl Swarm {
 
     fn free_slot(&mut self, request: RequestId) -> Option<Flight> {
         let flight = self.in_flight.remove(request)?;
+        if flight.class != Class::Site {
+            self.restated.insert(flight.artifact);
+        }
         self.timers.disarm(Timer::Request(request));
         if let Some(peer) = self.peers.get_mut(&flight.peer) {
             peer.in_flight -= 1;

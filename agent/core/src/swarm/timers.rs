@@ -29,6 +29,8 @@ pub(super) enum Timer {
     Hearsay(ArtifactId),
     /// Listeners have not been told for a while of chunks that are here.
     Announce(ArtifactId),
+    /// What came from Earth was taken by nobody for long: it holds no place any more.
+    Unspread(ArtifactId),
 }
 
 /// The table.

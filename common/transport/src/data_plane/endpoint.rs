@@ -168,9 +168,11 @@ impl DataPlane {
         self.inner.service.announce(artifact, note);
     }
 
-    /// Somebody else is fetching a chunk, for so long at most: whoever begins to listen is told.
-    pub fn heard(&self, artifact: ArtifactId, chunk: u32, left: Duration) {
-        self.inner.service.heard(artifact, chunk, left);
+    /// What is being fetched of an artifact for others from now on: by this machine; and by others, as it heard, for so
+    /// long at most. Whoever begins to follow is told. Lists of at most
+    /// [`CHUNKS_PER_NOTE_MAX`](lunar_common::bounds::CHUNKS_PER_NOTE_MAX) fit the note in which they go.
+    pub fn fetches(&self, artifact: ArtifactId, taking: Vec<u32>, heard: Vec<(u32, Duration)>) {
+        self.inner.service.fetches(artifact, taking, heard);
     }
 
     /// Connections that passed the gate.

@@ -95,12 +95,13 @@ impl Link {
         self.fetch(Ask::Chunk(artifact, chunk), |announced| announced == wanted, wanted).await
     }
 
-    /// Listens to what the peer has of an artifact.
+    /// Listens to what the peer has of an artifact; with `takings` also to what it is fetching for others.
     ///
     /// # Errors
     /// [`FetchError::Broken`].
-    pub async fn listen(&self, artifact: ArtifactId) -> Result<Subscription, FetchError> {
-        let (send, receive) = self.ask(Ask::Listen(artifact)).await?;
+    pub async fn listen(&self, artifact: ArtifactId, takings: bool) -> Result<Subscription, FetchError> {
+        let ask = if takings { Ask::Follow(artifact) } else { Ask::Listen(artifact) };
+        let (send, receive) = self.ask(ask).await?;
         Ok(Subscription { send, receive })
     }
 

@@ -23,6 +23,6 @@ pub use config::{DataPlaneConfig, Distance, PlaneLimits, TlsError};
 pub use config::{client as quinn_client, server as quinn_server};
 pub use endpoint::{BindError, ConnectError, DataPlane};
 pub use link::{FetchError, Link, Subscription};
-pub use protocol::{CHUNKS_PER_NOTE_MAX, Note, ReadError};
+pub use protocol::{Note, ReadError};
 pub use serve::{ChunkSource, SourceError};
 pub use shaper::Shaper;

@@ -22,12 +22,15 @@ pub const NOTE_BYTES_MAX: usize = 40 * 1024;
 /// The first message on a stream: what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// Tell me what you have of this artifact, now and as it changes. Answered by [`Note`]s without end.
+    /// Tell me what you have of this artifact, now and as it changes. Answered by [`Note`]s without end, none of them
+    /// about what is being fetched.
     Listen(ArtifactId),
     /// Its manifest. Answered by a status, and if it is [`HERE`] by a length and the bytes.
     Manifest(ArtifactId),
     /// The frame of one of its chunks. Answered like `Manifest`.
     Chunk(ArtifactId, u32),
+    /// Tell me what you have of it, and what you are fetching for others, now and as it changes.
+    Follow(ArtifactId),
 }
 
 /// What a peer says about an artifact to those who listen.
@@ -56,9 +59,6 @@ pub enum Note {
         heard: Vec<(u32, u32)>,
     },
 }
-
-/// Most chunks that one note names one by one in a list: beside the largest have-set two lists still fit its bound.
-pub const CHUNKS_PER_NOTE_MAX: usize = 512;
 
 /// Status of an answer: a length and the bytes follow.
 pub const HERE: u8 = 0;
@@ -148,6 +148,8 @@ pub async fn write_message<T: Serialize, W: AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
+    use lunar_common::bounds::CHUNKS_PER_NOTE_MAX;
+
     use super::*;
 
     #[tokio::test]
@@ -174,6 +176,7 @@ mod tests {
     async fn every_ask_fits_its_bound() {
         for ask in [
             Ask::Listen(ArtifactId([255; 32])),
+            Ask::Follow(ArtifactId([255; 32])),
             Ask::Manifest(ArtifactId([255; 32])),
             Ask::Chunk(ArtifactId([255; 32]), u32::MAX),
         ] {

@@ -4,7 +4,7 @@
 //! what the limits say; all bytes of frames and manifests pass the shaper; a reader that does not read loses
 //! its place. Refuses to know where chunks lie: a [`ChunkSource`] does.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::config::PlaneLimits;
 use super::protocol::{
-    ASK_BYTES_MAX, Ask, BUSY, CHUNKS_PER_NOTE_MAX, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, read_message,
-    write_message,
+    ASK_BYTES_MAX, Ask, BUSY, HERE, NOT_HAVE, NOTE_BYTES_MAX, Note, read_message, write_message,
 };
 use super::shaper::Shaper;
 
@@ -46,16 +45,23 @@ pub trait ChunkSource: Send + Sync + 'static {
     fn frame(&self, artifact: ArtifactId, chunk: u32) -> Result<Option<Vec<u8>>, SourceError>;
 }
 
+/// What is being fetched of an artifact for others, as its swarm's core says it.
+#[derive(Debug, Clone, Default)]
+struct Fetching {
+    /// Chunks that this machine is fetching.
+    taking: Vec<u32>,
+    /// Chunks of which was heard that others are fetching them, and until when that may be true.
+    heard: Vec<(u32, Instant)>,
+}
+
 /// What all connections share.
 pub(super) struct Service {
     pub(super) source: Arc<dyn ChunkSource>,
     pub(super) shaper: Option<Shaper>,
     notes: broadcast::Sender<(ArtifactId, Note)>,
-    /// Chunks that are being fetched for others: whoever listens from now on must hear of them too, or it would
-    /// fetch them a second time.
-    taking: Mutex<BTreeMap<ArtifactId, BTreeSet<u32>>>,
-    /// Chunks of which was heard that others are fetching them, and until when that may be true.
-    heard: Mutex<BTreeMap<ArtifactId, BTreeMap<u32, Instant>>>,
+    /// What is being fetched for others: whoever follows from now on must hear of it too, or it would fetch the same a
+    /// second time.
+    fetching: Mutex<BTreeMap<ArtifactId, Fetching>>,
     serving: Semaphore,
     waiting: Semaphore,
 }
@@ -81,8 +87,7 @@ impl Service {
             source,
             shaper: limits.rate_bits_s.map(Shaper::new),
             notes: broadcast::channel(NOTES_BEHIND_MAX).0,
-            taking: Mutex::default(),
-            heard: Mutex::default(),
+            fetching: Mutex::default(),
             serving: Semaphore::new(limits.serving_max),
             waiting: Semaphore::new(limits.waiting_max),
         }
@@ -90,61 +95,40 @@ impl Service {
 
     /// Tells all listeners; nobody may listen.
     pub(super) fn announce(&self, artifact: ArtifactId, note: Note) {
-        let mut all = self.taking();
-        let taking = all.entry(artifact).or_default();
-        match &note {
-            Note::Taking(chunk) => {
-                taking.insert(*chunk);
-            }
-            Note::Have(chunk) | Note::Left(chunk) => {
-                taking.remove(chunk);
-            }
-            Note::Haves(chunks) => taking.retain(|chunk| !chunks.contains(chunk)),
-            Note::Standing { taking: all, .. } => *taking = all.iter().copied().collect(),
-            Note::HaveSet(_) | Note::Nothing => taking.clear(),
-        }
-        if taking.is_empty() {
-            all.remove(&artifact);
-        }
         let _ = self.notes.send((artifact, note));
     }
 
-    /// Somebody else is fetching a chunk, for so long at most.
-    pub(super) fn heard(&self, artifact: ArtifactId, chunk: u32, left: Duration) {
-        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(artifact).or_default().insert(chunk, Instant::now() + left);
-    }
-
-    /// What may still be true of what was heard. The rest is forgotten.
-    fn heard_of(&self, artifact: ArtifactId) -> Vec<(u32, u32)> {
-        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What is being fetched for others, from now on.
+    pub(super) fn fetches(&self, artifact: ArtifactId, taking: Vec<u32>, heard: Vec<(u32, Duration)>) {
         let now = Instant::now();
-        all.retain(|_, heard| {
-            heard.retain(|_, until| *until > now);
-            !heard.is_empty()
-        });
-        let left = |until: &Instant| u32::try_from((*until - now).as_millis()).unwrap_or(u32::MAX);
-        let heard = all.get(&artifact).into_iter().flatten().map(|(chunk, until)| (*chunk, left(until)));
-        heard.take(CHUNKS_PER_NOTE_MAX).collect()
+        let heard: Vec<(u32, Instant)> = heard.into_iter().map(|(chunk, left)| (chunk, now + left)).collect();
+        let mut all = self.fetching();
+        if taking.is_empty() && heard.is_empty() {
+            all.remove(&artifact);
+        } else {
+            all.insert(artifact, Fetching { taking, heard });
+        }
     }
 
-    fn taking(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, BTreeSet<u32>>> {
-        // A set of numbers is whole at every moment.
-        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fetching(&self) -> MutexGuard<'_, BTreeMap<ArtifactId, Fetching>> {
+        // Each entry is replaced as a whole.
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a listener must know before it hears of changes.
-    fn state(&self, artifact: ArtifactId) -> Vec<Note> {
+    fn state(&self, artifact: ArtifactId, takings: bool) -> Note {
         // In this order: a chunk that comes in between is told of once more as being here.
-        let mut taking: Vec<u32> = self.taking().get(&artifact).into_iter().flatten().copied().collect();
-        let Some(have) = self.source.have(artifact) else { return vec![Note::Nothing] };
-        let heard = self.heard_of(artifact);
+        let Fetching { taking, heard } =
+            if takings { self.fetching().get(&artifact).cloned().unwrap_or_default() } else { Fetching::default() };
+        let Some(have) = self.source.have(artifact) else { return Note::Nothing };
+        let now = Instant::now();
+        let left = |until: Instant| u32::try_from((until - now).as_millis()).unwrap_or(u32::MAX);
+        let heard = heard.into_iter().filter(|(_, until)| *until > now);
+        let heard: Vec<(u32, u32)> = heard.map(|(chunk, until)| (chunk, left(until))).collect();
         if taking.is_empty() && heard.is_empty() {
-            return vec![Note::HaveSet(have)];
+            return Note::HaveSet(have);
         }
-        let rest = taking.split_off(taking.len().min(CHUNKS_PER_NOTE_MAX));
-        let standing = Note::Standing { have, taking, heard };
-        std::iter::once(standing).chain(rest.into_iter().map(Note::Taking)).collect()
+        Note::Standing { have, taking, heard }
     }
 
     /// Answers a connection's streams until it is closed.
@@ -163,7 +147,8 @@ impl Service {
         let ask = timeout(ASK_TIMEOUT, read_message::<Ask, _>(&mut receive, ASK_BYTES_MAX)).await??;
         see_the_end(&mut receive);
         match ask {
-            Ask::Listen(artifact) => self.tell(artifact, &mut send).await,
+            Ask::Listen(artifact) => self.tell(artifact, false, &mut send).await,
+            Ask::Follow(artifact) => self.tell(artifact, true, &mut send).await,
             Ask::Manifest(artifact) => {
                 let source = self.source.clone();
                 let manifest = tokio::task::spawn_blocking(move || source.manifest(artifact)).await??;
@@ -214,27 +199,33 @@ impl Service {
         Ok(())
     }
 
-    /// Tells a listener what is here, now and as it changes, until it has heard enough.
-    async fn tell(&self, artifact: ArtifactId, send: &mut SendStream) -> Result<(), SourceError> {
+    /// Tells a listener what is here, now and as it changes, until it has heard enough; with `takings` also what is being
+    /// fetched for others.
+    async fn tell(
+        &self,
+        artifact: ArtifactId,
+        takings: bool,
+        send: &mut SendStream,
+    ) -> Result<(), SourceError> {
         // Listening begins before the have-set is taken, so that nothing falls between the two.
         let mut notes = self.notes.subscribe();
         // Ahead of all frames: what is rare must be known before it is asked for.
         send.set_priority(1)?;
-        let mut waiting: VecDeque<Note> = self.state(artifact).into();
+        let mut next = Some(self.state(artifact, takings));
         loop {
-            while let Some(note) = waiting.pop_front() {
+            if let Some(note) = next.take() {
                 timeout(SLICE_TIMEOUT, write_message(send, &note, NOTE_BYTES_MAX)).await??;
             }
             let note = tokio::select! {
                 note = notes.recv() => note,
                 _ = send.stopped() => return Ok(()),
             };
-            match note {
-                Ok((of, note)) if of == artifact => waiting.push_back(note),
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => waiting.extend(self.state(artifact)),
+            next = match note {
+                Ok((_, Note::Taking(_) | Note::Left(_))) if !takings => None,
+                Ok((of, note)) => (of == artifact).then_some(note),
+                Err(RecvError::Lagged(_)) => Some(self.state(artifact, takings)),
                 Err(RecvError::Closed) => return Ok(()),
-            }
+            };
         }
     }
 }

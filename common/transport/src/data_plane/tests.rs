@@ -72,25 +72,43 @@ async fn whoever_begins_to_listen_hears_in_one_note_what_is_here_and_what_is_bei
     let (client, _) = plane(&fleet, "client");
     let address = server.address().unwrap().to_string();
     let link = client.connect(key, &address, Distance::Near).await.unwrap();
-    for chunk in [3, 5, 7, 9] {
-        server.announce(ARTIFACT, Note::Taking(chunk));
-    }
-    server.announce(ARTIFACT, Note::Left(5));
-    server.announce(ARTIFACT, Note::Haves(vec![7]));
-    server.heard(ARTIFACT, 11, Duration::from_secs(3_600));
-    server.heard(ARTIFACT, 13, Duration::ZERO);
+    server.fetches(ARTIFACT, vec![3, 5, 7, 9], Vec::new());
+    server.fetches(ARTIFACT, vec![3, 9], vec![(11, Duration::from_secs(3_600)), (13, Duration::ZERO)]);
 
-    let mut told = link.listen(ARTIFACT).await.unwrap();
+    let mut told = link.listen(ARTIFACT, true).await.unwrap();
     let first = told.next().await.unwrap();
+    server.fetches(ARTIFACT, Vec::new(), vec![(11, Duration::from_secs(3_600))]);
     server.announce(ARTIFACT, Note::Haves(vec![3, 9]));
     let second = told.next().await.unwrap();
-    let later = link.listen(ARTIFACT).await.unwrap().next().await.unwrap();
+    let later = link.listen(ARTIFACT, true).await.unwrap().next().await.unwrap();
 
     let Note::Standing { have, taking, heard } = first else { panic!("{first:?}") };
     assert_eq!((have, taking), (HaveSet::full(CHUNKS), vec![3, 9]));
     assert!(matches!(heard[..], [(11, left)] if left <= 3_600_000), "{heard:?}");
     assert_eq!(second, Note::Haves(vec![3, 9]));
     assert!(matches!(later, Note::Standing { taking, .. } if taking.is_empty()));
+}
+
+#[tokio::test]
+async fn whoever_fetches_for_nobody_hears_nothing_of_what_is_being_fetched() {
+    let fleet = Fleet::new("moon");
+    let (server, key) = plane(&fleet, "server");
+    let (client, _) = plane(&fleet, "client");
+    let address = server.address().unwrap().to_string();
+    let link = client.connect(key, &address, Distance::Near).await.unwrap();
+    server.fetches(ARTIFACT, vec![3], vec![(11, Duration::from_secs(3_600))]);
+
+    let mut listens = link.listen(ARTIFACT, false).await.unwrap();
+    let mut follows = link.listen(ARTIFACT, true).await.unwrap();
+    let (plain, whole) = (listens.next().await.unwrap(), follows.next().await.unwrap());
+    for note in [Note::Taking(5), Note::Left(5), Note::Haves(vec![3])] {
+        server.announce(ARTIFACT, note);
+    }
+
+    assert_eq!(plain, Note::HaveSet(HaveSet::full(CHUNKS)));
+    assert!(matches!(whole, Note::Standing { .. }), "{whole:?}");
+    assert_eq!(listens.next().await.unwrap(), Note::Haves(vec![3]));
+    assert_eq!(follows.next().await.unwrap(), Note::Taking(5));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lunar_common::have_set::HaveSet;
 use lunar_common::ids::{ArtifactId, PeerKey};
+use lunar_common::order::draw;
 use lunar_common::time::{Moment, Now, WallTime};
 
 use super::super::*;
@@ -29,7 +30,7 @@ fn a_wanted_artifact_makes_an_agent_connect_to_the_members_of_its_site() {
     assert_eq!(effects[0], []);
     assert_eq!(effects[1], []);
     assert_eq!(effects[2], [Effect::Connect { peer: NEAR }]);
-    assert_eq!(effects[3], [Effect::Subscribe { artifact: ARTIFACT, peer: NEAR }]);
+    assert_eq!(effects[3], [Effect::Subscribe { artifact: ARTIFACT, peer: NEAR, takings: true }]);
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn a_chunk_that_is_held_is_never_asked_for_after_a_restart() {
     assert_eq!(
         end,
         [
-            Effect::AnnounceHave { artifact: ARTIFACT, chunk: 1 },
+            Effect::AnnounceHaves { artifact: ARTIFACT, chunks: vec![1] },
             Effect::Unsubscribe { artifact: ARTIFACT },
             Effect::Complete { artifact: ARTIFACT },
         ]
@@ -265,12 +266,13 @@ fn what_a_gateway_has_heard_of_others_is_believed_for_as_long_as_it_may_be_true(
     give(&mut swarm, 2_003, Input::Connected { peer: FAR });
     let heard: Vec<(u32, Duration)> = (0..200).map(|chunk| (chunk, Duration::from_secs(5))).collect();
 
-    let told = give(&mut swarm, 2_004, said(FAR, standing(200, vec![], heard)));
+    let told = give(&mut swarm, 2_004, said(FAR, standing(200, vec![], heard.clone())));
+    let (relayed, too_late) = (swarm.fetching(ARTIFACT, at(2_004)), swarm.fetching(ARTIFACT, at(7_004)));
     let meanwhile = (1..=19).flat_map(|quarter| wake(&mut swarm, 2_004 + quarter * 250)).collect::<Vec<_>>();
     let later = (20..=21).flat_map(|quarter| wake(&mut swarm, 2_004 + quarter * 250)).collect::<Vec<_>>();
 
-    let relayed = |effect: &&Effect| matches!(effect, Effect::Heard { until: Moment(7_004), .. });
-    assert_eq!(told.iter().filter(relayed).count(), 200, "{told:?}");
+    assert_eq!(asked_of_earth(&told), []);
+    assert_eq!((relayed.heard, too_late.heard), (heard, vec![]));
     assert_eq!(asked_of_earth(&meanwhile), []);
     assert!(!asked_of_earth(&later).is_empty());
 }
@@ -293,6 +295,85 @@ fn a_new_gateway_that_says_nothing_is_not_waited_for_longer_than_others() {
 }
 
 #[test]
+fn a_gateway_whose_chunks_nobody_takes_asks_earth_for_no_more_until_somebody_does() {
+    let mut swarm = fetching_from_earth();
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 2_001, said(NEAR, standing(200, vec![], vec![])));
+    let fetched: Vec<u32> = {
+        let requests = swarm.in_flight.of_artifact(ARTIFACT);
+        let flights = requests.iter().filter_map(|request| swarm.in_flight.get(*request));
+        let chunks = flights.map(|flight| match flight.item {
+            Item::Chunk(chunk) => chunk,
+            Item::Manifest => panic!("the manifest is here"),
+        });
+        chunks.collect()
+    };
+
+    let requests = 0..u64::try_from(fetched.len()).unwrap();
+    let alone = requests.flat_map(|request| give(&mut swarm, 4_600, good(request))).collect::<Vec<_>>();
+    let taken = give(&mut swarm, 4_900, said(NEAR, Word::Haves(fetched[5..].to_vec())));
+    let much_later = (1..=80).flat_map(|quarter| wake(&mut swarm, 4_900 + quarter * 250)).collect::<Vec<_>>();
+
+    assert_eq!(asked_of_earth(&alone), []);
+    let again = asked_of_earth(&taken).len();
+    assert!(again > 0 && again <= fetched.len() - 5, "{again} of {}", fetched.len());
+    assert!(!asked_of_earth(&much_later).is_empty(), "nobody takes anything: it is not given up for ever");
+}
+
+#[test]
+fn whoever_takes_everything_and_brings_nothing_keeps_nobody_from_earth_for_long() {
+    let mut swarm = fetching_from_earth();
+    connect(&mut swarm, FAR, far(FAR));
+    connect(&mut swarm, NEAR, near(NEAR));
+    give(&mut swarm, 2_001, said(NEAR, standing(200, vec![], vec![])));
+    give(&mut swarm, 2_001, said(FAR, standing(200, (0..200).collect(), vec![])));
+    let claims = |swarm: &mut Swarm, at_ms| {
+        let heard = (0..200).map(|chunk| (chunk, Duration::from_secs(3_600))).collect();
+        give(swarm, at_ms, said(FAR, standing(200, (0..200).collect(), heard)))
+    };
+    // The other gateway brings a chunk every few seconds, the first half of them in all.
+    let asked = (1..=20).map(|tick| {
+        let at_ms = 2_000 + tick * 4_000;
+        let (chunk, request) = (u32::try_from(tick).unwrap(), tick - 1);
+        let mut effects = give(&mut swarm, at_ms, said(NEAR, Word::Have(chunk)));
+        effects.extend(give(&mut swarm, at_ms, good(request)));
+        effects.extend(claims(&mut swarm, at_ms));
+        effects.extend(wake(&mut swarm, at_ms));
+        (tick * 4, asked_of_earth(&effects).len())
+    });
+    let asked: Vec<(u64, usize)> = asked.filter(|(_, count)| *count > 0).collect();
+
+    let patience_s = Config::default().patience_earth.as_secs();
+    let first = asked.first().map(|(after_s, _)| *after_s);
+    assert!(
+        first.is_some_and(|after_s| after_s >= patience_s && after_s <= 2 * patience_s + 20),
+        "{asked:?}"
+    );
+    let state = swarm.artifacts.get(&ARTIFACT).unwrap();
+    assert!(!state.duty.is_gateway(&FAR), "whoever brings nothing of what it takes has no duty");
+}
+
+#[test]
+fn a_chunk_that_many_have_is_told_late_and_one_that_few_have_at_once() {
+    let told = |copies: u8| {
+        let mut swarm = downloading(HaveSet::empty(2));
+        for number in 0..copies {
+            let peer = PeerKey([100 + number; 32]);
+            connect(&mut swarm, peer, near(peer));
+            let mut have = HaveSet::empty(2);
+            have.insert(0);
+            give(&mut swarm, 1, said(peer, Word::HaveSet(have)));
+        }
+        give(&mut swarm, 2, good(0));
+        let tells = |effect: &Effect| matches!(effect, Effect::AnnounceHaves { .. });
+        let woken = (1..=50).map(|tick| tick * 250);
+        woken.into_iter().find(|at_ms| wake(&mut swarm, *at_ms).iter().any(tells))
+    };
+    assert!(told(1).is_some_and(|at_ms| at_ms <= 500), "{:?}", told(1));
+    assert!(told(5).is_some_and(|at_ms| (10_000..=10_250).contains(&at_ms)), "{:?}", told(5));
+}
+
+#[test]
 fn a_member_that_connected_by_itself_is_listened_to_once_it_is_a_gateway() {
     let mut swarm = downloading(HaveSet::empty(3));
     let key = |number: usize| PeerKey([u8::try_from(number).unwrap(); 32]);
@@ -303,17 +384,45 @@ fn a_member_that_connected_by_itself_is_listened_to_once_it_is_a_gateway() {
     for number in 100..200 {
         give(&mut swarm, 2, near(key(number)));
         let connected = give(&mut swarm, 2, Input::Connected { peer: key(number) });
-        assert!(!connected.contains(&Effect::Subscribe { artifact: ARTIFACT, peer: key(number) }));
+        assert!(!listens_to(&connected, key(number)));
     }
 
     for number in 100..200 {
         let effects = give(&mut swarm, 3, Input::Member { artifact: ARTIFACT, peer: key(number) });
-        let listens = effects.contains(&Effect::Subscribe { artifact: ARTIFACT, peer: key(number) });
+        let listens = listens_to(&effects, key(number));
         let state = swarm.artifacts.get(&ARTIFACT).unwrap();
         assert!(listens || !state.duty.is_gateway(&key(number)), "{number}");
     }
     let state = swarm.artifacts.get(&ARTIFACT).unwrap();
-    assert!(state.duty.gateways().filter(|key| *key != ME).all(|key| state.listened.contains(&key)));
+    assert!(state.duty.gateways().filter(|key| *key != ME).all(|key| state.listened.contains_key(&key)));
+}
+
+#[test]
+fn whoever_is_next_to_no_gateway_hears_of_no_takings_until_it_is() {
+    let mut swarm = swarm();
+    give(&mut swarm, 0, Input::Want { artifact: ARTIFACT, manifest_bytes: 1024 });
+    let key = |number: u8| PeerKey([number; 32]);
+    let mine = draw("swarm gateway", &[&ARTIFACT.0, &ME.0]);
+    let before = |key: &PeerKey| draw("swarm gateway", &[&ARTIFACT.0, &key.0]) < mine;
+    let first: Vec<PeerKey> = (10..250).map(key).filter(before).take(6).collect();
+    assert_eq!(first.len(), 6, "six of the site come before this one");
+    for peer in &first {
+        give(&mut swarm, 0, near(*peer));
+        give(&mut swarm, 0, Input::Member { artifact: ARTIFACT, peer: *peer });
+    }
+    for peer in &first {
+        let effects = give(&mut swarm, 1, Input::Connected { peer: *peer });
+        assert!(effects.contains(&Effect::Subscribe { artifact: ARTIFACT, peer: *peer, takings: false }));
+        give(&mut swarm, 2, said(*peer, Word::Nothing));
+    }
+
+    // One of the six is out: this one is next, and hears the gateways from the beginning again, each once.
+    let effects = give(&mut swarm, 3, Input::PeerGone { peer: first[0] });
+    let again = give(&mut swarm, 4, near(key(5)));
+
+    let anew = |effect: &&Effect| matches!(effect, Effect::Subscribe { takings: true, .. });
+    assert_eq!(effects.iter().filter(anew).count(), 3, "{effects:?}");
+    assert_eq!(again.iter().filter(anew).count(), 0, "{again:?}");
 }
 
 #[test]
@@ -407,6 +516,10 @@ fn fetching_from_earth() -> Swarm {
     let asked = asked_of_earth(&give(&mut swarm, 2_000, Input::Connected { peer: ORIGIN }));
     assert!(!asked.is_empty() && asked.len() < 200);
     swarm
+}
+
+fn listens_to(effects: &[Effect], whom: PeerKey) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Subscribe { peer, .. } if *peer == whom))
 }
 
 fn asked_of_earth(effects: &[Effect]) -> Vec<u32> {

@@ -38,10 +38,8 @@ pub(super) struct Node {
     pub(super) requested: BTreeMap<u32, u32>,
     pub(super) bans: Vec<(PeerKey, Offence)>,
     listeners: BTreeSet<usize>,
-    /// What it is fetching for others: whoever listens later is told.
-    taking: BTreeSet<u32>,
-    /// What it has heard that others are fetching: whoever listens later is told that too.
-    heard: BTreeMap<u32, Moment>,
+    /// Those of the listeners who hear what it is fetching for others.
+    followers: BTreeSet<usize>,
     uplink_free_us: u64,
     wakes_at: Option<u64>,
     pub(super) sent_bytes: u64,
@@ -85,7 +83,7 @@ enum Event {
     Begin(usize),
     Die(usize),
     Open(usize),
-    Subscribe { to: usize, by: usize },
+    Subscribe { to: usize, by: usize, takings: bool },
     Asked { to: usize, by: usize, request: RequestId, item: Item },
     Arrived { to: usize, request: RequestId, outcome: Outcome },
 }
@@ -195,11 +193,12 @@ impl World {
                     let other = if a == index { b } else { a };
                     let peer = self.nodes[index].key;
                     self.nodes[other].listeners.remove(&index);
+                    self.nodes[other].followers.remove(&index);
                     // Nobody says good-bye: the idle time-out finds out.
                     self.at(self.now + 10_000, Event::Give(other, Input::Disconnected { peer }));
                 }
             }
-            Event::Subscribe { to, by } => self.subscribe(to, by),
+            Event::Subscribe { to, by, takings } => self.subscribe(to, by, takings),
             Event::Asked { to, by, request, item } => self.asked(to, by, request, item),
             Event::Arrived { to, request, outcome } => {
                 if !self.cancelled.remove(&(to, request)) {
@@ -276,9 +275,9 @@ impl World {
             match effect {
                 Effect::Connect { peer } => self.connect(index, self.index_of(&peer)),
                 Effect::Disconnect { .. } | Effect::Unsubscribe { .. } => {}
-                Effect::Subscribe { peer, .. } => {
+                Effect::Subscribe { peer, takings, .. } => {
                     let to = self.index_of(&peer);
-                    self.at(self.now + self.delay(index, to), Event::Subscribe { to, by: index });
+                    self.at(self.now + self.delay(index, to), Event::Subscribe { to, by: index, takings });
                 }
                 Effect::Fetch { request, item, peer, .. } => {
                     let to = self.index_of(&peer);
@@ -290,12 +289,9 @@ impl World {
                 Effect::Cancel { request } => {
                     self.cancelled.insert((index, request));
                 }
-                Effect::AnnounceHave { chunk, .. } => self.announce(index, &Word::Have(chunk)),
+                Effect::AnnounceHaves { chunks, .. } => self.announce(index, &Word::Haves(chunks)),
                 Effect::AnnounceTaking { chunk, .. } => self.announce(index, &Word::Taking(chunk)),
                 Effect::AnnounceLeft { chunk, .. } => self.announce(index, &Word::Left(chunk)),
-                Effect::Heard { chunk, until, .. } => {
-                    self.nodes[index].heard.insert(chunk, until);
-                }
                 Effect::Banned { peer, offence, .. } => self.nodes[index].bans.push((peer, offence)),
                 Effect::Complete { .. } => self.nodes[index].completed_at = Some(self.now),
             }
@@ -310,16 +306,9 @@ impl World {
     }
 
     fn announce(&mut self, from: usize, word: &Word) {
-        match word {
-            Word::Taking(chunk) => {
-                self.nodes[from].taking.insert(*chunk);
-            }
-            Word::Have(chunk) | Word::Left(chunk) => {
-                self.nodes[from].taking.remove(chunk);
-            }
-            Word::Nothing | Word::HaveSet(_) | Word::Standing { .. } | Word::Haves(_) => {}
-        }
-        for listener in self.nodes[from].listeners.clone() {
+        let of_takings = matches!(word, Word::Taking(_) | Word::Left(_));
+        let node = &self.nodes[from];
+        for listener in if of_takings { &node.followers } else { &node.listeners }.clone() {
             self.say(from, listener, word.clone());
         }
     }
@@ -338,21 +327,18 @@ impl World {
         self.at(self.now + round_trip, Event::Give(to, Input::Connected { peer }));
     }
 
-    fn subscribe(&mut self, to: usize, by: usize) {
+    fn subscribe(&mut self, to: usize, by: usize, takings: bool) {
         if !self.nodes[to].alive {
             return;
         }
         self.nodes[to].listeners.insert(by);
-        let word = match (self.nodes[to].manner, self.nodes[to].swarm.have(ARTIFACT)) {
-            (Manner::Lies, _) => Word::HaveSet(HaveSet::full(self.specification.chunks)),
-            (_, Some(have)) => {
-                let taking = self.nodes[to].taking.iter().copied().collect();
-                let now = self.now;
-                let heard = self.nodes[to].heard.iter().filter(|(_, until)| until.0 > now);
-                let heard = heard.map(|(chunk, until)| (*chunk, until.since(Moment(now)))).collect();
-                Word::Standing { have: have.clone(), taking, heard }
-            }
-            (_, None) => Word::Nothing,
+        if takings {
+            self.nodes[to].followers.insert(by);
+        }
+        let now = self.clock();
+        let word = match self.nodes[to].manner {
+            Manner::Lies => Word::HaveSet(HaveSet::full(self.specification.chunks)),
+            _ => self.nodes[to].swarm.standing(ARTIFACT, now),
         };
         self.say(to, by, word);
     }
@@ -405,8 +391,7 @@ fn node(index: usize, site: SiteId, manner: Manner) -> Node {
         requested: BTreeMap::new(),
         bans: Vec::new(),
         listeners: BTreeSet::new(),
-        taking: BTreeSet::new(),
-        heard: BTreeMap::new(),
+        followers: BTreeSet::new(),
         uplink_free_us: 0,
         wakes_at: None,
         sent_bytes: 0,
