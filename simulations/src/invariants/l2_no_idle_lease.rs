@@ -51,8 +51,11 @@ fn starved(world: &mut World) -> Option<Violation> {
         let queued = active.is_some_and(|active| matches!(active.state, State::Queued));
         queued && server.node.is_some() && !server.gone && !server.revoked
     };
-    // With machines still to be written off, slots are taken by them.
-    let taken = !world.host.ledger.held.is_empty() || world.lost.iter().any(|at| !world.servers[*at].revoked);
+    // Machines that are to be written off, and those that cannot be heard yet, take the slots of those that are down.
+    let is_unheard = |at: &crate::server::Server| at.node.is_none() && !at.gone && !at.revoked;
+    let taken = !world.host.ledger.held.is_empty()
+        || world.lost.iter().any(|at| !world.servers[*at].revoked)
+        || world.servers.iter().any(is_unheard);
     let waiting = if taken || !world.order.has_room() {
         None
     } else {
