@@ -4,6 +4,7 @@
 //! if any rule refuses it, and raises its counter when it is taken. Only a rotation of the trust root lowers a
 //! counter, and only one whose holder's signers it cast out.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(super) enum Reach<'a> {
 }
 
 impl Reach<'_> {
-    pub(super) fn within(self, role: &TrustRole) -> bool {
+    fn within(self, role: &TrustRole) -> bool {
         match self {
             Self::Fleet => role.tiers.is_empty() && role.sites.is_empty(),
             Self::Server(tier, site) => role.covers(tier, site),
@@ -455,6 +456,25 @@ impl TrustState {
             .collect()
     }
 
+    /// Those of the entries that were met which count now, and reach as far as the document does.
+    pub(super) fn still<'a, T: Document>(
+        &self,
+        met: Vec<&'a TrustRole>,
+        document: &T,
+        reach: Reach<'_>,
+        wall: WallTime,
+    ) -> Result<Vec<&'a TrustRole>, Refusal> {
+        let (kind, issued, now) = (T::KIND, document.issued(), self.trusted_time(wall));
+        let role = met.first().map_or(kind.role(), |role| role.name);
+        let is_valid =
+            |role: &&TrustRole| valid_at(role, issued) && role.valid_until.is_none_or(|until| now <= until);
+        let valid: Vec<&TrustRole> = met.into_iter().filter(is_valid).collect();
+        if valid.is_empty() {
+            return Err(Refusal::OutOfValidity { kind, role, issued });
+        }
+        within(valid, kind, reach)
+    }
+
     pub(super) fn unsigned(&self, kind: Kind, found: &Signatures) -> Option<Unsigned> {
         unsigned_under(&self.root, kind, found)
     }
@@ -523,26 +543,36 @@ fn check_number(counted: &Counted, found: u64, highest: u64) -> Result<(), Refus
 }
 
 /// Those of the met entries that reach as far as the document does.
-fn within(met: Vec<TrustRole>, kind: Kind, reach: Reach<'_>) -> Result<Vec<TrustRole>, Refusal> {
-    let reaching: Vec<TrustRole> = met.into_iter().filter(|role| reach.within(role)).collect();
-    if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role: kind.role() }) } else { Ok(reaching) }
+fn within<R: Borrow<TrustRole>>(met: Vec<R>, kind: Kind, reach: Reach<'_>) -> Result<Vec<R>, Refusal> {
+    let role = met.first().map_or(kind.role(), |role| role.borrow().name);
+    let reaching: Vec<R> = met.into_iter().filter(|role| reach.within(role.borrow())).collect();
+    if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role }) } else { Ok(reaching) }
 }
 
-pub(super) fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
+fn valid_at(role: &TrustRole, issued: WallTime) -> bool {
     role.valid_from.is_none_or(|from| from <= issued) && role.valid_until.is_none_or(|until| issued <= until)
 }
 
-/// The document with its good signatures only: what does not count is not kept, and not passed on. Its
-/// signers are those who hold one of the entries that were met.
+/// Signed by those who hold one of the entries that were met.
 pub(super) fn verified<T>(
     content: T,
     document: &SignedDocument,
     found: &Signatures,
     met: &[TrustRole],
 ) -> Verified<T> {
+    let signers = met.iter().filter_map(|role| found.meet(role)).flatten().collect();
+    signed_by(content, document, found, signers)
+}
+
+/// The document with its good signatures only: what does not count is not kept, and not passed on.
+pub(super) fn signed_by<T>(
+    content: T,
+    document: &SignedDocument,
+    found: &Signatures,
+    signers: BTreeSet<KeyName>,
+) -> Verified<T> {
     let signatures = found.good.values().map(|good| good.armoured.clone()).collect();
     let document = SignedDocument { kind: document.kind, body: document.body.clone(), signatures };
-    let signers = met.iter().filter_map(|role| found.meet(role)).flatten().collect();
     Verified::new(content, signers, Arc::new(document))
 }
 

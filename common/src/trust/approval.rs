@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::accept::{Reach, bounded, describe_unsigned, valid_at};
+use super::accept::{Reach, bounded, describe_unsigned, signed_by};
 use super::refusal::Refusal;
 use super::root::TrustRole;
 use super::signature::Signatures;
@@ -42,7 +42,7 @@ impl TrustState {
         bounded(document)?;
         let mut found = self.ring.check(Kind::Approval, &document.body, &document.signatures);
         // Before it is parsed: whoever made it must have convinced one of those who may.
-        if !self.signing_requirements(Kind::Approval).any(|role| counts(&found, role)) {
+        if !self.signing_requirements(Kind::Approval).any(|role| found.counts(role)) {
             return Err(self.not_approved(&found, None));
         }
         let approval = Approval::parse(&document.body)?;
@@ -58,7 +58,7 @@ impl TrustState {
             found.leave_out(&plan.author);
         }
         let enough = |role: &TrustRole| {
-            if approval.withdraw { counts(&found, role) } else { found.meet(role).is_some() }
+            if approval.withdraw { found.counts(role) } else { found.meet(role).is_some() }
         };
         let met: Vec<&TrustRole> =
             self.signing_requirements(Kind::Approval).filter(|role| enough(role)).collect();
@@ -71,7 +71,8 @@ impl TrustState {
         if now > approval.expires {
             return Err(Refusal::Expired { kind: Kind::Approval, expired: approval.expires, now });
         }
-        Ok(taken(approval, document, &found, &met))
+        let signers = met.iter().flat_map(|role| found.names_of(role)).collect();
+        Ok(Arc::new(signed_by(approval, document, &found, signers)))
     }
 
     /// Who may approve by the trust root in force.
@@ -85,53 +86,11 @@ impl TrustState {
         }
     }
 
-    /// Those of the entries that were met which count now, and reach as far as the document does.
-    pub(super) fn still<'a, T: Document>(
-        &self,
-        met: Vec<&'a TrustRole>,
-        document: &T,
-        reach: Reach<'_>,
-        wall: WallTime,
-    ) -> Result<Vec<&'a TrustRole>, Refusal> {
-        let (kind, issued, now) = (T::KIND, document.issued(), self.trusted_time(wall));
-        let role = met.first().map_or(kind.role(), |role| role.name);
-        let is_valid =
-            |role: &&TrustRole| valid_at(role, issued) && role.valid_until.is_none_or(|until| now <= until);
-        let valid: Vec<&TrustRole> = met.into_iter().filter(is_valid).collect();
-        if valid.is_empty() {
-            return Err(Refusal::OutOfValidity { kind, role, issued });
-        }
-        let reaching: Vec<&TrustRole> = valid.into_iter().filter(|role| reach.within(role)).collect();
-        if reaching.is_empty() { Err(Refusal::OutOfScope { kind, role }) } else { Ok(reaching) }
-    }
-
     fn not_approved(&self, found: &Signatures, author: Option<&KeyName>) -> Refusal {
         let mut unsigned = describe_unsigned(self.root(), Kind::Approval, found);
         unsigned.could.retain(|name| Some(name) != author);
         Refusal::Unsigned(Box::new(unsigned))
     }
-}
-
-/// The document with its good signatures, and who of these entries signed.
-pub(super) fn taken<T>(
-    content: T,
-    document: &SignedDocument,
-    found: &Signatures,
-    met: &[&TrustRole],
-) -> Arc<Verified<T>> {
-    let mut signers = BTreeSet::new();
-    for role in met {
-        for good in found.counted(role) {
-            signers.extend(good.names.intersection(&role.keys).cloned());
-        }
-    }
-    let signatures = found.good.values().map(|good| good.armoured.clone()).collect();
-    let kept = SignedDocument { kind: document.kind, body: document.body.clone(), signatures };
-    Arc::new(Verified::new(content, signers, Arc::new(kept)))
-}
-
-pub(super) fn counts(found: &Signatures, role: &TrustRole) -> bool {
-    !found.counted(role).is_empty()
 }
 
 /// The tiers and sites that an approval of a stage reaches, as far as the plan names them.

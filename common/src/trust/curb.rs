@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use super::accept::{Reach, bounded, describe_unsigned_as};
-use super::approval::{counts, taken};
+use super::accept::{Reach, bounded, describe_unsigned_as, signed_by};
 use super::refusal::Refusal;
 use super::root::{RoleName, TrustRole};
 use super::signature::Signatures;
@@ -26,7 +25,7 @@ impl TrustState {
         let found = self.ring.check(Kind::Curb, &document.body, &document.signatures);
         // Before it is parsed: whoever made it must have convinced one of those who may.
         let may_be = |role: &TrustRole| matches!(role.name, RoleName::Halt | RoleName::Resume);
-        if !self.root().roles.iter().any(|role| may_be(role) && counts(&found, role)) {
+        if !self.root().roles.iter().any(|role| may_be(role) && found.counts(role)) {
             return Err(self.not_curbed(&found, Kind::Curb.role()));
         }
         let curb = Curb::parse(&document.body)?;
@@ -42,7 +41,8 @@ impl TrustState {
         if now > curb.expires {
             return Err(Refusal::Expired { kind: Kind::Curb, expired: curb.expires, now });
         }
-        Ok(taken(curb, document, &found, &met))
+        let signers = met.iter().flat_map(|role| found.names_of(role)).collect();
+        Ok(Arc::new(signed_by(curb, document, &found, signers)))
     }
 
     fn not_curbed(&self, found: &Signatures, role: RoleName) -> Refusal {

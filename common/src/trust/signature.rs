@@ -225,9 +225,17 @@ impl Signatures {
     pub(super) fn meet(&self, role: &TrustRole) -> Option<BTreeSet<KeyName>> {
         let counted = self.counted(role);
         let enough = usize::try_from(role.threshold).is_ok_and(|threshold| counted.len() >= threshold.max(1));
-        enough.then(|| {
-            counted.into_iter().flat_map(|good| good.names.intersection(&role.keys).cloned()).collect()
-        })
+        enough.then(|| self.names_of(role))
+    }
+
+    /// The names of those who signed and hold a role entry, enough or not.
+    pub(super) fn names_of(&self, role: &TrustRole) -> BTreeSet<KeyName> {
+        self.counted(role).into_iter().flat_map(|good| good.names.intersection(&role.keys).cloned()).collect()
+    }
+
+    /// Whether any signature counts for one role entry.
+    pub(super) fn counts(&self, role: &TrustRole) -> bool {
+        !self.counted(role).is_empty()
     }
 
     /// The signatures that count for one role entry: one a distinct key.
